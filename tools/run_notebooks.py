@@ -1,0 +1,46 @@
+"""Run notebooks top to bottom and save their outputs in them: `python tools/run_notebooks.py [NOTEBOOK ...]`.
+
+Cells marked `#| eval: false` keep the outputs they have. Widget state is dropped: it changes at every run.
+"""
+import json
+import re
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbdev.clean import clean_nb
+
+NBS = Path(__file__).resolve().parent.parent / "nbs"
+
+
+class Client(NotebookClient):
+    async def async_execute_cell(self, cell, cell_index, **kwargs):
+        if re.search(r"^#\|\s*eval:\s*false", cell.source, re.MULTILINE):
+            return cell
+        return await super().async_execute_cell(cell, cell_index, **kwargs)
+
+
+def run(path):
+    "Execute one notebook in its own folder and write it back, cleaned as `nbdev_clean` would."
+    nb = nbformat.read(path, as_version=4)
+    Client(nb, timeout=3600, resources={"metadata": {"path": str(path.parent)}}).execute()
+    for cell in nb.cells:
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+            output.pop("metadata", None) if output.output_type == "stream" else None
+    nb.metadata.pop("widgets", None)
+    clean = json.loads(nbformat.writes(nb))
+    clean_nb(clean)
+    path.write_text(json.dumps(clean, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    paths = [Path(p).resolve() for p in sys.argv[1:]] or sorted(
+        p for p in NBS.rglob("*.ipynb") if not any(part.startswith((".", "_")) for part in p.relative_to(NBS).parts)
+    )
+    for path in paths:
+        start = time.perf_counter()
+        run(path)
+        print(f"{path.name}: {time.perf_counter() - start:.1f} s", flush=True)
