@@ -27,9 +27,11 @@ def run(path):
     nb = nbformat.read(path, as_version=4)
     Client(nb, timeout=3600, resources={"metadata": {"path": str(path.parent)}}).execute()
     for cell in nb.cells:
-        for output in cell.get("outputs", []):
+        # stderr holds progress bars: news while a cell runs, noise afterwards
+        cell.outputs = [o for o in cell.get("outputs", []) if o.get("name") != "stderr"] if cell.cell_type == "code" else []
+        for output in cell.outputs:
             output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
-            output.pop("metadata", None) if output.output_type == "stream" else None
+        if cell.cell_type != "code": del cell["outputs"]
     nb.metadata.pop("widgets", None)
     clean = json.loads(nbformat.writes(nb))
     clean_nb(clean)
