@@ -69,7 +69,7 @@ def _read(
     try: return _decode(path)
     except Image.DecompressionBombError as e:
         raise InputError(f"{str(path)!r} is refused: {e} If you trust the file, raise PIL.Image.MAX_IMAGE_PIXELS "
-                         "(on the command line: --max-pixels).") from e
+                         "(on the command line: --allow-pixels).") from e
     except PermissionError: raise
     except MemoryError: raise
     except Exception as e: # a decoder of Pillow's can raise nearly anything when it meets a broken file

@@ -31,7 +31,7 @@ def _overlaps(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "The pairs that occur: predicted ids, true ids, and the pixels of each pair."
     pair = p * n_t + t
-    if n_p * n_t <= 8 * p.size + 10_000: # the whole table fits in memory easily
+    if n_p * n_t <= 4 * p.size + 10_000: # the whole table is no larger than the maps
         count = np.bincount(pair, minlength=n_p * n_t)
         used = np.flatnonzero(count)
         return used // n_t, used % n_t, count[used]
@@ -53,7 +53,23 @@ def _checked(
                          "the same. Score at the photo's full size.")
     return labels.astype(np.int64, copy=False), truth.astype(np.int64, copy=False)
 
-# %% ../nbs/08_metrics.ipynb #8f787c8e
+# %% ../nbs/08_metrics.ipynb #dd300902
+def _best(
+    p: np.ndarray, # (n,) predicted ids, 0 … n_p - 1
+    n_p: int, # how many there are
+    t: np.ndarray, # (n,) true ids, any
+    ignore: int | None, # the true id that does not count
+) -> np.ndarray: # (segments,) float64
+    "The best IoU of each true segment, in increasing id."
+    if ignore is not None: p, t = p[t != ignore], t[t != ignore]
+    t, n_t = _compact(t)
+    i, j, both = _overlaps(p, n_p, t, n_t)
+    union = np.bincount(p, minlength=n_p)[i] + np.bincount(t, minlength=n_t)[j] - both
+    best = np.zeros(n_t)
+    np.maximum.at(best, j, both / union)
+    return best
+
+# %% ../nbs/08_metrics.ipynb #2a4f0e47
 def best_overlap(
     labels, # (H, W) predicted ids
     truth, # (H, W) true ids of one annotator
@@ -63,18 +79,12 @@ def best_overlap(
 
     best(t) = max over p of IoU(p, t). Raises `InputError` unless both are label maps of one shape."""
     labels, truth = _checked(labels, truth)
-    keep = slice(None) if ignore is None else truth != ignore
-    (p, n_p), (t, n_t) = _compact(labels[keep].ravel()), _compact(truth[keep].ravel())
-    i, j, both = _overlaps(p, n_p, t, n_t)
-    union = np.bincount(p, minlength=n_p)[i] + np.bincount(t, minlength=n_t)[j] - both
-    best = np.zeros(n_t)
-    np.maximum.at(best, j, both / union)
-    return best
+    return _best(*_compact(labels.ravel()), truth.ravel(), ignore)
 
-# %% ../nbs/08_metrics.ipynb #0cc48b7a
+# %% ../nbs/08_metrics.ipynb #df30b106
 GROUPS = ("all", "fine", "coarse")
 
-# %% ../nbs/08_metrics.ipynb #51ebb23c
+# %% ../nbs/08_metrics.ipynb #fc581b82
 def _means(
     sums: dict, # group to the sum of best overlaps
     counts: dict, # group to the number of segments
@@ -83,7 +93,7 @@ def _means(
     scores = {name: float(sums[name] / counts[name]) if counts[name] else float("nan") for name in GROUPS}
     return scores | {"mean": sum(scores.values()) / len(GROUPS)}
 
-# %% ../nbs/08_metrics.ipynb #8a1e0a7c
+# %% ../nbs/08_metrics.ipynb #97460ec2
 def _truth_list(
     ground_truths, # a list of (H, W) label maps, or one
 ) -> list:
@@ -93,7 +103,7 @@ def _truth_list(
     if not ground_truths: raise InputError("ground_truths is empty; expected at least one label map.")
     return ground_truths
 
-# %% ../nbs/08_metrics.ipynb #12a015ab
+# %% ../nbs/08_metrics.ipynb #def4c540
 class BestOverlap:
     """The best-overlap mIoU of BSD500 and VOC2012, accumulated over images; the average is over all segments.
 
@@ -111,9 +121,9 @@ class BestOverlap:
     ) -> dict[str, float]:
         "Adds one image. Returns the values of this image alone, as `compute` would. Raises `InputError`."
         pairs = [_checked(labels, truth) for truth in _truth_list(ground_truths)]
-        labels, truths = pairs[0][0], [truth for _, truth in pairs]
-        if self.relabel: labels = regions(labels)
-        best = [b for b in (best_overlap(labels, t, self.ignore) for t in truths) if len(b)]
+        labels = regions(pairs[0][0]) if self.relabel else pairs[0][0]
+        p, n_p = _compact(labels.ravel())
+        best = [b for b in (_best(p, n_p, truth.ravel(), self.ignore) for _, truth in pairs) if len(b)]
         if not best: return _means(self.sums, dict.fromkeys(GROUPS, 0))
         size = [len(b) for b in best]
         groups = {"all": np.concatenate(best), "fine": best[np.argmax(size)], "coarse": best[np.argmin(size)]}
@@ -138,14 +148,14 @@ class BestOverlap:
     def __repr__(self):
         return f"BestOverlap(relabel={self.relabel}, ignore={self.ignore}: {self.counts['all']} segments)"
 
-# %% ../nbs/08_metrics.ipynb #271af268
+# %% ../nbs/08_metrics.ipynb #e541ed88
 def blank(
     shape: tuple[int, ...], # of the image: (H, W) or (H, W, C)
 ) -> np.ndarray: # (H, W) int64
     "One segment for the whole image: (H, W) int64, all 0. What a method has to beat."
     return np.zeros(shape[:2], dtype=np.int64)
 
-# %% ../nbs/08_metrics.ipynb #54771c1b
+# %% ../nbs/08_metrics.ipynb #02fe0029
 def _matched(
     table: np.ndarray, # (n_labels, n_classes) pixels per cluster and class
 ) -> tuple[np.ndarray, float]:
@@ -158,7 +168,7 @@ def _matched(
     iou[true > 0] = (hit / np.maximum(true + predicted - hit, 1))[true > 0]
     return iou, float(hit.sum() / table.sum())
 
-# %% ../nbs/08_metrics.ipynb #b78f24da
+# %% ../nbs/08_metrics.ipynb #28cdb865
 def _confusion(
     labels, # (H, W) predicted ids
     ground_truth, # (H, W) true ids, or a list of one such map
@@ -180,7 +190,7 @@ def _confusion(
     rows = int(p.max()) + 1 if p.size else 0
     return np.bincount(p * n_classes + t, minlength=rows * n_classes).reshape(rows, n_classes)
 
-# %% ../nbs/08_metrics.ipynb #a87d146e
+# %% ../nbs/08_metrics.ipynb #9077e673
 class Hungarian:
     """mIoU and pixel accuracy, clusters matched one to one with classes so that most pixels are correct.
 
@@ -217,7 +227,7 @@ class Hungarian:
         else: miou, accuracy = (np.nanmean(value) for value in _matched(self.table))
         return {"miou": float(miou), "accuracy": float(accuracy)}
 
-# %% ../nbs/08_metrics.ipynb #098f7f48
+# %% ../nbs/08_metrics.ipynb #92af5b75
 def _flat_pair(
     labels, # (H, W) predicted ids
     truth, # (H, W) true ids
@@ -230,7 +240,7 @@ def _flat_pair(
     if not t.size: raise InputError(f"Every pixel of the ground truth is {ignore}, the id to ignore.")
     return t, p
 
-# %% ../nbs/08_metrics.ipynb #399b28b5
+# %% ../nbs/08_metrics.ipynb #019d8f88
 def variation_of_information(
     labels, # (H, W) predicted ids
     truth, # (H, W) true ids of one annotator
@@ -240,7 +250,7 @@ def variation_of_information(
     from skimage.metrics import variation_of_information
     return float(np.sum(variation_of_information(*_flat_pair(labels, truth, ignore), ignore_labels=())))
 
-# %% ../nbs/08_metrics.ipynb #b2f9313c
+# %% ../nbs/08_metrics.ipynb #020781ca
 def adapted_rand_error(
     labels, # (H, W) predicted ids
     truth, # (H, W) true ids of one annotator

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .images import InputError
-from .segmenter import Segmentation, Step
+from .segmenter import DynaSeg, Segmentation, Step, segment
 
 # %% ../nbs/06_show.ipynb #9090b574
 def label_colours(
