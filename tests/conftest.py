@@ -1,0 +1,63 @@
+"""What all tests share: a reproducible hypothesis, small pictures, quick settings, a clean look at the command line."""
+import os
+
+os.environ.setdefault("MPLBACKEND", "Agg")  # no window, whatever the machine has
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=40,
+                          suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+settings.load_profile("repeatable")
+torch.set_num_threads(1)  # the pictures here are tiny: more threads only get in each other's way
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes minutes")
+
+
+@pytest.fixture(scope="session")
+def repo():
+    "The folder of the project: notebooks, settings.ini."
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def photo():
+    "(24, 30, 3) uint8: sky, a lawn and a house, all noisy. Not to be changed."
+    rng = np.random.default_rng(0)
+    a = np.empty((24, 30, 3))
+    a[:12], a[12:], a[6:18, 8:20] = (90, 150, 230), (60, 160, 50), (200, 60, 40)
+    a = (a + rng.normal(0, 12, a.shape)).clip(0, 255).astype(np.uint8)
+    a.flags.writeable = False
+    return a
+
+
+@pytest.fixture
+def quick():
+    "Settings of `segment` for a fit of some milliseconds."
+    return dict(M=1, p=8, q=8, T=6, progress=False, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def python():
+    "Runs code in a Python of its own and returns what it prints; fails with its errors."
+    def run(code, *args, cwd=None, check=True, **environment):
+        done = subprocess.run([sys.executable, "-c", code, *map(str, args)], text=True, capture_output=True, cwd=cwd,
+                              env={**os.environ, **environment}, timeout=600)
+        if check: assert done.returncode == 0, done.stderr
+        return done.stdout.strip() if check else done
+    return run
+
+
+@pytest.fixture(scope="session")
+def digest():
+    "A short name for the contents of an array."
+    return lambda a: hashlib.sha256(np.ascontiguousarray(a).tobytes()).hexdigest()
