@@ -47,7 +47,7 @@ def _checked(
     labels, truth = np.asarray(labels), np.asarray(truth)
     for name, a in [("labels", labels), ("ground truth", truth)]:
         if a.ndim != 2 or a.size == 0 or a.dtype.kind not in "biu":
-            raise InputError(f"Expected integers of shape (H, W) as {name}; got {a.dtype} of shape {a.shape}.")
+            raise InputError(f"Expected integers, shape (H, W), as {name}; got {a.dtype} of shape {a.shape}.")
     if labels.shape != truth.shape:
         raise InputError(f"The labels have shape {labels.shape}, the ground truth {truth.shape}; expected "
                          "the same. Score at the photo's full size.")
