@@ -1,0 +1,669 @@
+"""The loop, its stopping rules, `segment`, `DynaSeg` and `Segmentation`: contracts, determinism, files, bad settings."""
+import csv
+import inspect
+import json
+import math
+import os
+import pickle
+import random
+import signal
+import stat
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_is_fitted
+
+import dynaseg
+from dynaseg import DynaSeg, Segmentation, segment
+from dynaseg.features import response_net
+from dynaseg.images import InputError, load_image, to_tensor
+from dynaseg.segmenter import PRESETS, Step, by_area, check_settings, fit, regions, settled, writing
+from dynaseg.weighting import fsf, scf
+
+HISTORY = ["n_labels", "weight", "sim", "con", "loss", "seconds"]
+COLLAPSE = dict(variant="scf", mu=300)  # presses so hard that labels merge within a few updates
+
+
+def is_result(seg, shape):
+    "The contract of a Segmentation."
+    assert isinstance(seg, Segmentation)
+    assert seg.labels.shape == shape[:2] and seg.labels.dtype == np.int64
+    assert seg.image.shape == (*shape[:2], shape[2] if len(shape) == 3 else 1) and seg.image.dtype == np.float32
+    areas = np.bincount(seg.labels.ravel())
+    assert seg.n_clusters == len(areas) >= 1 and (areas > 0).all() and (np.diff(areas) <= 0).all()
+    assert list(seg.history) == HISTORY
+    rows = {len(column) for column in seg.history.values()}
+    assert len(rows) == 1 and rows.pop() >= 1
+    assert all(isinstance(column, np.ndarray) and column.ndim == 1 for column in seg.history.values())
+    assert seg.stop_reason in ("floor", "converged", "iterations", "interrupted")
+    assert seg.opt_nC is None or isinstance(seg.opt_nC, int)
+    return True
+
+
+# --- the loop
+
+def reference_fit(net, x, schedule, T, lr, momentum):
+    "The method written again from the paper's equations, with PyTorch's textbook losses: readings of (q', w, sim, con)."
+    sgd = torch.optim.SGD(net.parameters(), lr=lr, momentum=momentum)
+    rows = []
+    for t in range(T + 1):
+        r = net(x)[0]
+        rows_by_label = r.permute(1, 2, 0).reshape(-1, r.shape[0])
+        target = rows_by_label.argmax(1)
+        q_prime = len(set(target.tolist()))
+        down, across = r[:, 1:] - r[:, :-1], r[:, :, 1:] - r[:, :, :-1]
+        sim = F.cross_entropy(rows_by_label, target)
+        con = F.l1_loss(down, torch.zeros_like(down)) + F.l1_loss(across, torch.zeros_like(across))
+        w = schedule(q_prime)
+        rows.append((q_prime, w, sim.item(), con.item()))
+        sgd.zero_grad()
+        (sim + w * con).backward()
+        sgd.step()
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("variant, schedule", [("fsf", lambda q: q / 15), ("scf", lambda q: 50 / q), ("fixed", lambda q: 5)])
+def test_the_paper_preset_is_the_published_loop(photo, variant, schedule):
+    "Against a second writing of the method. Rounding grows with the updates, so only a few are compared."
+    T, net = 5, dict(M=3, p=12, q=12)
+    seg = segment(photo, preset="paper", variant=variant, min_labels=None, T=T, seed=3, progress=False, device="cpu", **net)
+    rows = reference_fit(response_net(3, seed=3, **net), to_tensor(load_image(photo)), schedule, T, lr=0.1, momentum=0.9)
+    assert seg.history["n_labels"].tolist() == rows[:, 0].tolist()
+    for name, column in zip(("weight", "sim", "con"), rows.T[1:]): np.testing.assert_allclose(seg.history[name], column, rtol=2e-3)
+    assert seg.stop_reason == "iterations"
+
+
+def test_the_papers_values():
+    assert PRESETS["paper"] == dict(M=3, p=100, q=100, T=1000, lr=0.1, momentum=0.9, weight_decay=0.0, tol=0.0, max_pixels=0)
+    assert set(PRESETS) == {"paper", "fast"} and PRESETS["fast"].keys() == PRESETS["paper"].keys()
+
+
+def test_a_step_is_one_reading_of_the_network():
+    x = torch.rand(1, 2, 6, 7, generator=torch.Generator().manual_seed(0))
+    net = response_net(2, 1, 5, 6)
+    expected = net(x)[0].detach()
+    step = next(iter(fit(net, x, fsf())))
+    assert isinstance(step, Step) and not step.response.requires_grad
+    assert step.response.equal(expected) and step.labels.equal(expected.argmax(0)) and step.labels.dtype == torch.int64
+    assert step.n_labels == len(step.labels.unique()) and step.weight == step.n_labels / 15
+    assert step.loss == pytest.approx(step.sim + step.weight * step.con, rel=1e-5)
+
+
+@given(st.integers(1, 5))
+def test_T_updates_make_T_plus_1_readings(T):
+    x = torch.rand(1, 1, 6, 6)
+    net = response_net(1, 1, 4, 5)
+    before = [w.clone() for w in net.parameters()]
+    steps = list(fit(net, x, fsf(), T=T))
+    assert len(steps) == T + 1 and all(math.isfinite(s.loss) for s in steps)
+    assert any(not a.equal(b) for a, b in zip(before, net.parameters()))
+    assert not any(a.equal(b) for a, b in zip([s.response for s in steps], [s.response for s in steps][1:]))  # an update between each two
+
+
+def test_the_floor_bounds_the_weight_and_ends_the_fit():
+    x = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    seen = []
+    steps = list(fit(response_net(3, 1, 8, 8), x, lambda q: seen.append(q) or 300 / q, floor=4, T=60))
+    counts = [s.n_labels for s in steps]
+    assert counts[-1] <= 4 < min(counts[:-1])
+    assert seen == [max(q, 4) for q in counts] and max(s.weight for s in steps) <= 300 / 4
+    assert [s.n_labels for s in fit(response_net(3, 1, 8, 8), x, scf(300), floor=8, T=60)] == [counts[0]]  # there from the start
+
+
+def test_settled_needs_patience_and_calm():
+    calm = torch.zeros(4, 4, dtype=torch.int64)
+    restless = calm.clone()
+    restless[0] = 1  # a quarter of the pixels
+    watch = settled(tol=0.25, patience=3)
+    assert [watch(m) for m in (calm, calm, calm, calm)] == [False, False, False, True]
+    assert watch(restless) is False  # a quarter is not below a quarter: the count starts again
+    assert [watch(m) for m in (restless, restless, restless)] == [False, False, True]
+    never = settled(tol=0)
+    assert not any(never(calm) for _ in range(20))
+
+
+# --- partitions
+
+LABEL_MAPS = hnp.arrays(st.sampled_from([np.int64, np.int32, np.uint8, np.uint16]), st.tuples(st.integers(1, 7), st.integers(1, 7)),
+                        elements=st.integers(0, 4))
+
+
+def flood(labels):
+    "Connected components by a plain flood fill: {frozenset of pixels}."
+    left, parts = {(y, x) for y in range(labels.shape[0]) for x in range(labels.shape[1])}, set()
+    while left:
+        part, edge = set(), [left.pop()]
+        while edge:
+            y, x = edge.pop()
+            part.add((y, x))
+            for near in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
+                if near in left and labels[near] == labels[y, x]: left.remove(near); edge.append(near)
+        parts.add(frozenset(part))
+    return parts
+
+
+def sets(labels):
+    return {frozenset(map(tuple, np.argwhere(labels == i).tolist())) for i in np.unique(labels)}
+
+
+def ordered(labels):
+    areas = np.bincount(labels.ravel())
+    return labels.dtype == np.int64 and (areas > 0).all() and (np.diff(areas) <= 0).all()
+
+
+@given(LABEL_MAPS)
+def test_by_area_keeps_the_partition_and_orders_it(labels):
+    result = by_area(labels)
+    assert result.shape == labels.shape and ordered(result) and sets(result) == sets(labels)
+    np.testing.assert_array_equal(by_area(result), result)
+    np.testing.assert_array_equal(by_area(labels.astype(np.int64) * 1000 - 7), result)
+
+
+@given(LABEL_MAPS)
+def test_regions_are_the_flood_filled_components(labels):
+    result = regions(labels)
+    assert result.shape == labels.shape and ordered(result) and sets(result) == flood(labels)
+    np.testing.assert_array_equal(regions(result), result)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int64, bool])
+def test_regions_of_labels_at_the_ends_of_their_type(dtype):
+    "As they come back from a saved picture: 0 and 255 are labels like all others."
+    low, high = (False, True) if dtype is bool else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    assert regions(np.array([[high, low, high], [high, low, low]], dtype)).tolist() == [[1, 0, 2], [1, 0, 0]]
+
+
+def test_corners_do_not_connect():
+    assert len(np.unique(regions(np.eye(3, dtype=int)))) == 5
+
+
+# --- segment: contract
+
+def test_result(photo, quick):
+    seg = segment(photo, **quick)
+    assert is_result(seg, photo.shape)
+    assert seg.history["n_labels"].max() <= 8 and seg.n_clusters <= seg.history["n_labels"][-1]
+    assert (np.diff(seg.history["seconds"]) >= 0).all() and 0 <= seg.history["seconds"][-1] <= seg.seconds
+    np.testing.assert_array_equal(seg.image, load_image(photo))
+    assert sets(seg.regions()) == flood(seg.labels)
+    text = repr(seg)
+    for part in ("24x30", f"n_clusters={seg.n_clusters}", f"opt_nC={seg.opt_nC}", seg.stop_reason, "iterations=", " s)"): assert part in text
+
+
+@pytest.mark.parametrize("variant, schedule", [("fsf", lambda q: q / 15), ("scf", lambda q: 50 / q), ("fixed", lambda q: 5), (lambda q: q**0.5, lambda q: q**0.5)])
+def test_history_is_consistent(photo, quick, variant, schedule):
+    seg = segment(photo, variant=variant, min_labels=3, **quick)
+    h = seg.history
+    np.testing.assert_allclose(h["weight"], [schedule(max(q, 3)) for q in h["n_labels"]])
+    np.testing.assert_allclose(h["loss"], h["sim"] + h["weight"] * h["con"], rtol=1e-5)
+    assert h["n_labels"].dtype.kind == "i" and (h["sim"] >= 0).all() and (h["con"] >= 0).all()
+
+
+def test_at_full_resolution_the_labels_are_the_last_reading(photo, quick):
+    last = []
+    seg = segment(photo, max_pixels=0, callback=lambda step: last.append(step.labels.numpy()) and None, **quick)
+    np.testing.assert_array_equal(seg.labels, by_area(last[-1]))
+    assert len(last) == len(seg.history["loss"])
+
+
+def test_the_working_resolution_is_kept_and_labels_come_back_at_full_size(photo, quick):
+    shapes = set()
+    seg = segment(photo, max_pixels=200, callback=lambda step: shapes.add(tuple(step.labels.shape)), **quick)
+    assert len(shapes) == 1 and math.prod(shapes.pop()) <= 200
+    assert is_result(seg, photo.shape)
+
+
+def test_settings_are_resolved_and_complete(photo, quick):
+    seg = segment(photo, **quick)
+    assert set(seg.settings) == set(inspect.signature(segment).parameters) - {"image", "progress", "callback"}
+    assert {name: seg.settings[name] for name in ("M", "p", "q", "T")} == dict(M=1, p=8, q=8, T=6)
+    assert seg.settings["lr"] == PRESETS["fast"]["lr"] and seg.settings["device"] == "cpu" and seg.settings["preset"] == "fast"
+    paper = segment(photo, preset="paper", **quick).settings
+    assert paper["max_pixels"] == 0 and paper["T"] == 6
+    checked, weight, device = check_settings("paper", "scf", min_labels=7, device="cpu")
+    assert {name: checked[name] for name in PRESETS["paper"]} == PRESETS["paper"] and weight(25) == 2 and device == torch.device("cpu")
+
+
+def test_default_settings_segment_a_photo(photo):
+    assert is_result(segment(photo, device="cpu"), photo.shape)
+
+
+def test_found_regions_are_the_painted_ones():
+    "Three flat areas: any method worth the name finds them. `seg` may split them at their edges, not mix them."
+    painted = np.zeros((24, 32), int)
+    painted[:, 16:], painted[8:16, 8:24] = 1, 2
+    photo = np.array([[30, 60, 200], [220, 200, 40], [60, 160, 60]], np.uint8)[painted]
+    seg = segment(photo, min_labels=3, progress=False, device="cpu")
+    mixed = sum(np.bincount(painted[seg.labels == i]).sum() - np.bincount(painted[seg.labels == i]).max() for i in range(seg.n_clusters))
+    assert seg.n_clusters >= 2 and mixed / painted.size < 0.15
+
+
+# --- determinism and invariance
+
+CODE = """
+import hashlib, sys
+import numpy as np, torch
+torch.set_num_threads(1)
+from dynaseg import segment
+photo = np.load(sys.argv[1])
+torch.rand(5), np.random.rand(3)
+seg = segment(photo, M=1, p=8, q=8, T=6, progress=False, device="cpu", seed=int(sys.argv[2]), max_pixels=300)
+print(hashlib.sha256(seg.labels.tobytes()).hexdigest(), seg.opt_nC, *seg.history["loss"].tolist())
+"""
+
+
+def test_same_seed_same_labels_in_one_process_and_in_two(photo, quick, python, digest, tmp_path):
+    np.save(tmp_path / "photo.npy", photo)
+    here, again, other = (segment(photo, seed=s, max_pixels=300, **quick) for s in (5, 5, 6))
+    np.testing.assert_array_equal(here.labels, again.labels)
+    for name in HISTORY[:-1]: np.testing.assert_array_equal(here.history[name], again.history[name])
+    assert not np.array_equal(here.history["loss"], other.history["loss"])
+    there = python(CODE, tmp_path / "photo.npy", 5).split()
+    assert there[:2] == [digest(here.labels), str(here.opt_nC)]
+    assert [float(v) for v in there[2:]] == here.history["loss"].tolist()
+
+
+def test_the_form_of_the_picture_does_not_matter(photo, quick, tmp_path):
+    expected = segment(photo, **quick).labels
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    chw = torch.from_numpy(photo.copy()).permute(2, 0, 1)
+    for same in (photo.astype(np.uint16) * 257, photo / 255, (photo / 255).astype(np.float32), photo.astype(int), np.asfortranarray(photo),
+                 chw, chw / 255, Image.fromarray(photo), tmp_path / "photo.png", str(tmp_path / "photo.png")):
+        np.testing.assert_array_equal(segment(same, **quick).labels, expected)
+
+
+def test_the_program_around_it_is_left_alone(photo, quick):
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    original = photo.copy()
+    segment(photo, seed=4, **quick)
+    after = torch.get_rng_state(), np.random.get_state()[1], random.getstate(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    for a, b in zip(before, after): assert np.array_equal(np.asarray(a, dtype=object), np.asarray(b, dtype=object)) if not isinstance(a, torch.Tensor) else a.equal(b)
+    np.testing.assert_array_equal(photo, original)
+
+
+def test_users_random_state_does_not_matter(photo, quick):
+    torch.manual_seed(1), np.random.seed(1)
+    one = segment(photo, **quick).labels
+    torch.manual_seed(2), np.random.seed(2)
+    np.testing.assert_array_equal(segment(photo, **quick).labels, one)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, lambda: torch.set_grad_enabled(False)])
+def test_works_where_gradients_are_switched_off(photo, quick, mode):
+    "As in a notebook that opened with torch.set_grad_enabled(False) for another model."
+    expected = segment(photo, **quick).labels
+    with mode():
+        np.testing.assert_array_equal(segment(photo, **quick).labels, expected)
+        assert not torch.is_grad_enabled()
+    assert torch.is_grad_enabled()
+
+
+# --- why a fit stops
+
+def test_stops_at_the_floor(photo, quick):
+    seg = segment(photo, min_labels=4, **{**quick, "T": 60}, **COLLAPSE)
+    counts = seg.history["n_labels"]
+    assert seg.stop_reason == "floor" and seg.opt_nC == 4
+    assert counts[-1] <= 4 < counts[:-1].min() and len(counts) < 61
+    assert seg.n_clusters <= counts[-1]
+
+
+def test_without_a_floor_the_same_fit_collapses_further(photo, quick):
+    seg = segment(photo, min_labels=None, tol=0, **{**quick, "T": 60}, **COLLAPSE)
+    assert seg.opt_nC is None and seg.stop_reason == "iterations" and seg.history["n_labels"][-1] < 4
+
+
+def test_the_silhouette_floor_is_the_phases(photo, quick):
+    from dynaseg.silhouette import silhouette_phase
+    assert segment(photo, seed=2, **quick).opt_nC == silhouette_phase(load_image(photo), seed=2).opt_nC
+
+
+def test_stops_after_T_updates(photo, quick):
+    seg = segment(photo, min_labels=None, tol=0, **{**quick, "T": 4})
+    assert seg.stop_reason == "iterations" and len(seg.history["loss"]) == 4 + 1
+
+
+def test_stops_when_labels_settle(photo, quick):
+    seg = segment(photo, min_labels=None, tol=0.95, **{**quick, "T": 50})
+    assert seg.stop_reason == "converged" and 6 <= len(seg.history["loss"]) < 51
+
+
+def test_a_callback_ends_the_fit(photo, quick):
+    for answer in (True, np.bool_(True)):
+        steps = []
+        seg = segment(photo, min_labels=None, tol=0, callback=lambda step: steps.append(step) or (answer if len(steps) == 3 else None), **quick)
+        assert seg.stop_reason == "interrupted" and len(steps) == len(seg.history["loss"]) == 3 and is_result(seg, photo.shape)
+    assert segment(photo, min_labels=None, tol=0, callback=lambda step: False, **quick).stop_reason == "iterations"
+
+
+def press_stop_after(n):
+    seen = []
+    def callback(step):
+        seen.append(step)
+        if len(seen) == n: raise KeyboardInterrupt
+    return callback
+
+
+def test_ctrl_c_at_a_prompt_returns_what_there_is(photo, quick, monkeypatch):
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    seg = DynaSeg(callback=press_stop_after(3), min_labels=None, **quick).fit(photo).segmentation_
+    assert seg.stop_reason == "interrupted" and len(seg.history["loss"]) == 3 and is_result(seg, photo.shape)
+
+
+def test_ctrl_c_in_a_script_is_passed_on(photo, quick, monkeypatch):
+    monkeypatch.delattr(sys, "ps1", raising=False)
+    model = DynaSeg(callback=press_stop_after(3), min_labels=None, **quick)
+    with pytest.raises(KeyboardInterrupt): model.fit(photo)
+    assert not hasattr(model, "labels_")
+
+
+def test_a_signal_at_a_prompt(photo, quick, monkeypatch):
+    "The real thing: SIGINT while the loop runs."
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    steps = []
+    press = lambda step: steps.append(step) or (len(steps) == 3 and signal.raise_signal(signal.SIGINT))
+    seg = segment(photo, callback=press, min_labels=None, tol=0, **quick)
+    assert seg.stop_reason == "interrupted" and len(seg.history["loss"]) == 3
+
+
+def test_errors_of_a_callback_reach_the_user(photo, quick):
+    def broken(step): raise RuntimeError("mine")
+    with pytest.raises(RuntimeError, match="mine"): segment(photo, callback=broken, **quick)
+
+
+# --- odd pictures
+
+@pytest.mark.parametrize("shape", [(20, 30), (20, 30, 1), (20, 30, 12), (30, 2, 3), (2, 30, 3), (1, 2), (2, 1, 3), (2, 2, 3), (1, 40, 3), (40, 1)])
+@pytest.mark.parametrize("preset", ["fast", "paper"])
+def test_odd_shapes(shape, preset, quick):
+    image = np.random.default_rng(0).random(shape)
+    assert is_result(segment(image, preset=preset, **{**quick, "T": 3}), shape)
+
+
+@pytest.mark.parametrize("preset", ["fast", "paper"])
+@pytest.mark.parametrize("value", [0, 90, 255])
+def test_constant_image(value, preset, quick):
+    seg = segment(np.full((20, 30, 3), value, np.uint8), preset=preset, **quick)
+    assert is_result(seg, (20, 30, 3)) and seg.opt_nC == 1
+
+
+@pytest.mark.parametrize("max_pixels", [1, 2, 3, 7])
+def test_the_smallest_working_resolutions(photo, quick, max_pixels):
+    assert is_result(segment(photo, max_pixels=max_pixels, **quick), photo.shape)
+    assert is_result(segment(photo[:3, :3], max_pixels=max_pixels, **quick), (3, 3, 3))
+
+
+# --- bad settings
+
+@pytest.mark.parametrize("wrong, words", [
+    (dict(preset="slow"), ["preset='slow'", "'paper'", "'fast'"]),
+    (dict(preset=["fast"]), ["preset=['fast']", "'fast'"]),
+    (dict(variant="fcf"), ["variant='fcf'", "'fsf'", "'scf'"]),
+    (dict(variant=None), ["variant=None", "'fsf'"]),
+    (dict(variant=["fsf"]), ["variant=['fsf']", "'fsf'"]),
+    (dict(mu=0), ["mu=0", "above 0"]),
+    (dict(mu=-2.5), ["mu=-2.5", "above 0"]),
+    (dict(mu=float("nan")), ["mu=nan", "finite"]),
+    (dict(mu=3, variant=lambda q: 1.0), ["mu=3", "named variant"]),
+    (dict(min_labels="auto"), ["min_labels='auto'", "'silhouette'", "below q=8"]),
+    (dict(min_labels=0), ["min_labels=0", "at least 1"]),
+    (dict(min_labels=8), ["min_labels=8", "below q=8"]),
+    (dict(min_labels=2.5), ["min_labels=2.5", "whole number"]),
+    (dict(min_labels=True), ["min_labels=True"]),
+    (dict(min_labels=[3]), ["min_labels=[3]"]),
+    (dict(q=1), ["q=1;", "whole number", " 2"]),
+    (dict(q=2.0), ["q=2.0", "whole number"]),
+    (dict(M=0), ["M=0", " 1"]),
+    (dict(p=0), ["p=0", " 1"]),
+    (dict(p=True), ["p=True", "whole number"]),
+    (dict(T=0), ["T=0", " 1"]),
+    (dict(T="100"), ["T='100'", "whole number"]),
+    (dict(lr=0), ["lr=0", "above 0"]),
+    (dict(lr=float("inf")), ["lr=inf", "finite"]),
+    (dict(lr="fast"), ["lr='fast'", "above 0"]),
+    (dict(momentum=1), ["momentum=1", "below 1"]),
+    (dict(momentum=-0.1), ["momentum=-0.1", "at least 0"]),
+    (dict(weight_decay=-1e-4), ["weight_decay=-0.0001", "at least 0"]),
+    (dict(weight_decay=float("nan")), ["weight_decay=nan", "at least 0"]),
+    (dict(tol=1.5), ["tol=1.5", "below 1"]),
+    (dict(tol=float("nan")), ["tol=nan"]),
+    (dict(max_pixels=-1), ["max_pixels=-1", " 0"]),
+    (dict(max_pixels=1e6), ["max_pixels=1000000.0", "whole number"]),
+    (dict(seed=-1), ["seed=-1", " 0"]),
+    (dict(seed=0.5), ["seed=0.5", "whole number"]),
+    (dict(seed=2**32), ["seed=4294967296"]),
+    (dict(seed=None), ["seed=None"]),
+    (dict(device="tpu"), ["device='tpu'", "'cpu'"]),
+    (dict(device="cuda:77"), ["device='cuda:77'", "'cpu'"]),
+    (dict(device="meta"), ["device='meta'", "'cpu'"]),
+])
+def test_bad_settings_are_named_before_any_work(wrong, words, photo, quick):
+    with pytest.raises(InputError) as caught: segment("no such photo.jpg", **{**quick, **wrong})  # the image is not even opened
+    for word in words: assert word in str(caught.value), (word, str(caught.value))
+
+
+@pytest.mark.parametrize("image, error, words", [("no such photo.jpg", FileNotFoundError, "no such photo.jpg"), (np.full((3, 3), np.nan), InputError, "9 values"),
+                                                 (np.zeros((0, 3)), InputError, "no pixels"), (np.zeros((1, 1)), InputError, "1 pixel"), (None, InputError, "NoneType")])
+def test_bad_images_are_named(image, error, words, quick):
+    with pytest.raises(error, match=words): segment(image, **quick)
+    with pytest.raises(error, match=words): DynaSeg(**quick).fit(image)
+
+
+def test_a_loss_that_blows_up_says_what_to_lower(photo, quick):
+    with pytest.raises(InputError, match=r"loss became .* updates: lower lr or mu"): segment(photo, lr=1e30, **quick)
+    with pytest.raises(InputError, match="loss became nan"): segment(photo, variant=lambda q: float("nan"), **quick)
+
+
+def test_numpy_numbers_are_numbers(photo, quick):
+    plain = segment(photo, mu=15, lr=0.5, min_labels=3, seed=2, tol=0.5, max_pixels=400, **quick)
+    fancy = segment(photo, mu=np.float32(15), lr=np.float32(0.5), min_labels=np.int64(3), seed=np.int64(2), tol=np.float64(0.5),
+                    max_pixels=np.int64(400), **{**quick, **{name: np.int64(quick[name]) for name in ("M", "p", "q", "T")}})
+    np.testing.assert_array_equal(plain.labels, fancy.labels)
+    assert json.dumps(fancy.settings) == json.dumps(plain.settings)
+
+
+# --- progress
+
+def test_a_bar_with_labels_and_loss_on_long_fits_only(photo, quick, capsys):
+    loud = {**quick, "progress": True, "min_labels": None, "tol": 0}
+    segment(photo, **loud)
+    assert capsys.readouterr() == ("", "")
+    slow = lambda step: time.sleep(0.35)
+    segment(photo, callback=slow, **{**loud, "T": 4})
+    out, err = capsys.readouterr()
+    assert out == "" and "labels=" in err and "loss=" in err and "/4" in err
+    segment(photo, callback=slow, **{**loud, "progress": False, "T": 4})
+    assert capsys.readouterr() == ("", "")
+
+
+# --- files
+
+@pytest.fixture(scope="module")
+def seg(photo):
+    return segment(photo, M=1, p=8, q=8, T=3, progress=False, device="cpu")
+
+
+def painted(labels):
+    "A Segmentation with these labels, made by hand."
+    return Segmentation(labels, np.zeros((*labels.shape, 1), np.float32), None, "iterations", {name: np.zeros(2) for name in HISTORY}, {}, 0.0)
+
+
+@pytest.mark.parametrize("name", ["labels.png", "labels.tif", "labels.tiff", "LABELS.PNG", "été 1.png"])
+def test_label_pictures_hold_the_ids(seg, tmp_path, name):
+    assert seg.save(tmp_path / name) == tmp_path / name
+    assert [f.name for f in tmp_path.iterdir()] == [name]
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / name)), seg.labels)
+
+
+def test_more_than_256_clusters_fit_into_16_bits(tmp_path):
+    labels = np.arange(600).reshape(20, 30)
+    for name in ("a.png", "a.tif"):
+        painted(labels).save(tmp_path / name)
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / name)), labels)
+    painted(labels % 256).save(tmp_path / "b.png")
+    assert np.asarray(Image.open(tmp_path / "b.png")).dtype == np.uint8
+
+
+@pytest.mark.parametrize("name", ["result.npz", "RESULT.NPZ"])
+def test_npz_holds_everything_without_pickle(seg, tmp_path, name):
+    seg.save(tmp_path / name)
+    assert [f.name for f in tmp_path.iterdir()] == [name]
+    with np.load(tmp_path / name, allow_pickle=False) as file: data = {key: file[key] for key in file.files}
+    np.testing.assert_array_equal(data.pop("labels"), seg.labels)
+    for column in HISTORY: np.testing.assert_array_equal(data.pop(f"history_{column}"), seg.history[column])
+    assert str(data.pop("stop_reason")) == seg.stop_reason and int(data.pop("opt_nC")) == seg.opt_nC
+    assert json.loads(str(data.pop("settings"))) == seg.settings
+    assert not data
+
+
+def test_npz_with_a_weighting_of_ones_own_and_no_floor(photo, quick, tmp_path):
+    mine = segment(photo, variant=math.sqrt, min_labels=None, **quick)
+    mine.save(tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as file: assert "sqrt" in str(file["settings"]) and int(file["opt_nC"]) == 0
+
+
+def test_csv_is_the_history(seg, tmp_path):
+    seg.save(tmp_path / "history.csv")
+    with open(tmp_path / "history.csv", newline="") as file: rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["iteration", *HISTORY] and [int(r["iteration"]) for r in rows] == list(range(len(seg.history["loss"])))
+    for name in HISTORY: np.testing.assert_allclose([float(r[name]) for r in rows], seg.history[name], rtol=1e-6)
+    assert all(r["n_labels"].isdigit() for r in rows)
+
+
+@pytest.mark.parametrize("name", ["labels.png", "result.npz", "history.csv", "labels.tif"])
+def test_nothing_is_overwritten_unless_asked(seg, tmp_path, name):
+    path = tmp_path / name
+    path.write_text("precious")
+    with pytest.raises(FileExistsError) as caught: seg.save(str(path))
+    for word in (name, "overwrite=True", "--force"): assert word in str(caught.value)
+    assert path.read_text() == "precious" and list(tmp_path.iterdir()) == [path]
+    seg.save(path, overwrite=True)
+    assert path.read_bytes()[:8] != b"precious" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["labels.jpg", "labels", "labels.npy", ".png", "x.gif"])
+def test_unknown_suffixes_are_named_with_the_known_ones(seg, tmp_path, name):
+    with pytest.raises(InputError) as caught: seg.save(tmp_path / name)
+    for word in (name, ".png", ".npz", ".csv"): assert word in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_folder_is_named(seg, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no folder.*nowhere.*Make it first"): seg.save(tmp_path / "nowhere" / "labels.png")
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("there_before", [False, True])
+def test_a_write_that_fails_leaves_nothing_behind(seg, tmp_path, monkeypatch, error, there_before):
+    path = tmp_path / "labels.png"
+    if there_before: path.write_text("precious")
+
+    def half(self, file, *args, **kwargs):
+        Path(file).write_bytes(b"\x89PNG half")
+        raise error
+
+    monkeypatch.setattr(Image.Image, "save", half)
+    with pytest.raises(type(error)): seg.save(path, overwrite=True)
+    assert [f.read_text() for f in tmp_path.iterdir()] == ["precious"] * there_before
+
+
+def test_writing_shows_the_file_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "table.csv"
+    with writing(path) as draft:
+        assert draft.parent == tmp_path and draft.suffix == ".csv" and draft != path
+        draft.write_text("whole")
+        assert not path.exists()
+    assert path.read_text() == "whole" and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(ZeroDivisionError):
+        with writing(path, overwrite=True) as draft: draft.write_text("half"); 1 / 0
+    assert path.read_text() == "whole" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX's")
+def test_files_have_the_users_usual_mode(seg, tmp_path):
+    seg.save(tmp_path / "labels.png")
+    (tmp_path / "plain").touch()
+    mode = lambda name: stat.S_IMODE((tmp_path / name).stat().st_mode)
+    assert mode("labels.png") == mode("plain")
+
+
+def test_a_result_survives_pickling(seg):
+    again = pickle.loads(pickle.dumps(seg))
+    np.testing.assert_array_equal(again.labels, seg.labels)
+    assert again.settings == seg.settings and repr(again) == repr(seg)
+
+
+# --- the estimator
+
+def test_parameters_are_the_keywords_of_segment():
+    keywords = {name: p.default for name, p in inspect.signature(segment).parameters.items() if name != "image"}
+    assert DynaSeg().get_params() == keywords
+    assert {name: p.default for name, p in inspect.signature(DynaSeg).parameters.items()} == keywords
+    assert all(p.kind is p.KEYWORD_ONLY for name, p in inspect.signature(segment).parameters.items() if name != "image")
+
+
+def test_every_setting_is_passed_on(photo):
+    settings = dict(preset="paper", variant="scf", mu=40.0, min_labels=3, M=2, p=6, q=7, T=3, lr=0.2, momentum=0.5, weight_decay=0.01, tol=0.1,
+                    max_pixels=300, seed=9, device="cpu")
+    model = DynaSeg(progress=False, callback=None, **settings).fit(photo)
+    assert {name: model.segmentation_.settings[name] for name in settings} == settings
+    np.testing.assert_array_equal(model.labels_, segment(photo, progress=False, **settings).labels)
+
+
+def test_scikit_learns_manners(photo, quick):
+    model = DynaSeg(**quick)
+    assert not [name for name in vars(model) if name.endswith("_")]
+    with pytest.raises(NotFittedError): check_is_fitted(model)
+    assert model.fit(photo) is model
+    check_is_fitted(model)
+    assert model.labels_.shape == photo.shape[:2] and model.labels_.dtype == np.int64
+    assert model.n_clusters_ == model.segmentation_.n_clusters and model.labels_ is model.segmentation_.labels
+    fresh = clone(model)
+    assert fresh.get_params() == model.get_params() and not hasattr(fresh, "labels_")
+    np.testing.assert_array_equal(fresh.fit_predict(photo), model.labels_)
+    np.testing.assert_array_equal(DynaSeg(**quick).fit_predict(photo, None), model.labels_)
+    assert model.set_params(mu=3.0) is model and model.get_params()["mu"] == 3.0
+    assert "T=6" in repr(DynaSeg(**quick)) and "DynaSeg" in DynaSeg(**quick)._repr_html_()
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(fresh)).labels_, fresh.labels_)
+
+
+def test_the_constructor_only_stores():
+    strange = object()
+    model = DynaSeg(mu=strange, T="many")
+    assert model.mu is strange and model.T == "many"
+    with pytest.raises(InputError): model.fit(np.zeros((4, 4)))
+    with pytest.raises(ValueError, match="Invalid parameter"): model.set_params(nu=1)
+
+
+def test_refitting_replaces_the_result(photo, quick):
+    model = DynaSeg(**quick).fit(photo)
+    model.fit(photo[:10])
+    assert model.labels_.shape == (10, 30)
+
+
+# --- the front door
+
+def test_names_of_the_package():
+    from dynaseg import segmenter
+    assert (dynaseg.segment, dynaseg.DynaSeg, dynaseg.Segmentation) == (segmenter.segment, segmenter.DynaSeg, segmenter.Segmentation)
+    assert {"segment", "DynaSeg", "Segmentation"} <= set(dir(dynaseg)) and {"segment", "DynaSeg", "Segmentation"} <= set(dynaseg.__all__)
+    assert dynaseg.__version__ and dynaseg.metrics.BestOverlap
+    with pytest.raises(AttributeError): dynaseg.no_such_name
+
+
+def test_a_result_draws_itself_wherever_the_front_door_was_used(python):
+    out = python("import numpy as np\nfrom dynaseg import segment\n"
+                 "seg = segment(np.random.default_rng(0).random((9, 9, 3)), M=1, p=4, q=4, T=2, device='cpu')\n"
+                 "seg.plot(); print(seg._repr_png_()[1:4])")
+    assert out == "b'PNG'"

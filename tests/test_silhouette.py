@@ -1,0 +1,117 @@
+"""The silhouette phase against scikit-learn's score and planted colours."""
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from sklearn.cluster import KMeans
+from sklearn.metrics import pairwise_distances, silhouette_samples, silhouette_score
+
+from dynaseg.images import InputError
+from dynaseg.silhouette import SilhouettePhase, mean_silhouette, silhouette_phase
+
+RNG = np.random.default_rng(0)
+
+
+def flat(n, shape=(20, 30)):
+    "A picture of n colours, all far apart on a line, each about as often."
+    return np.linspace(0, 1, n)[np.arange(shape[0] * shape[1]) % n].reshape(*shape, 1)
+
+
+def noisy(n, shape=(40, 50)):
+    "A picture of n colours with a little noise: corners of the colour cube."
+    corners = np.array([[r, g, b] for r in (0, 1) for g in (0, 1) for b in (0, 1)], float)
+    return corners[RNG.permutation(8)[:n]][RNG.integers(n, size=shape)] + RNG.normal(0, 0.03, (*shape, 3))
+
+
+@given(st.integers(3, 25), st.integers(1, 4), st.data())
+def test_mean_silhouette_is_scikit_learns(n, dims, data):
+    points = np.array(data.draw(st.lists(st.lists(st.integers(-5, 5), min_size=dims, max_size=dims), min_size=n, max_size=n)), float)
+    groups = np.unique(data.draw(st.lists(st.integers(0, 6), min_size=n, max_size=n)), return_inverse=True)[1]
+    assume(2 <= groups.max() + 1 <= n - 1)  # scikit-learn's range
+    score = mean_silhouette(pairwise_distances(points), groups)
+    assert score == pytest.approx(silhouette_score(points, groups), abs=1e-9) and -1 <= score <= 1
+
+
+def test_by_hand():
+    "Points 0, 2 | 10: a = 2, 2, none; b = 10, 8. A point alone scores 0."
+    D = np.abs(np.subtract.outer([0.0, 2, 10], [0.0, 2, 10]))
+    assert mean_silhouette(D, np.array([0, 0, 1])) == pytest.approx(((10 - 2) / 10 + (8 - 2) / 8 + 0) / 3)
+    assert mean_silhouette(D, np.array([1, 1, 0])) == mean_silhouette(D, np.array([0, 0, 1]))
+    assert mean_silhouette(D, np.array([0, 1, 1])) == pytest.approx((0 + (2 - 8) / 8 + (10 - 8) / 10) / 3)  # a bad grouping is negative
+    assert mean_silhouette(D, np.array([0, 1, 2])) == 0
+
+
+def test_perfect_and_equal_groups():
+    D = np.array([[0, 0, 1.0, 1], [0, 0, 1, 1], [1, 1, 0, 0], [1, 1, 0, 0]])
+    assert mean_silhouette(D, np.array([0, 0, 1, 1])) == 1
+    assert mean_silhouette(np.zeros((4, 4)), np.array([0, 0, 1, 1])) == 0  # all points equal: no NaN
+    assert mean_silhouette(D.astype(np.float32), np.array([0, 0, 1, 1])) == 1
+
+
+def test_phase_is_k_means_and_silhouette_for_each_k():
+    "Recomputed without the shared distances; fewer points than samples, so every pixel is used."
+    image = RNG.random((12, 15, 3))
+    phase = silhouette_phase(image, k_min=2, k_max=9, seed=4)
+    assert isinstance(phase, SilhouettePhase) and phase.ks.tolist() == list(range(2, 10)) and phase.scores.shape == (8,)
+    points = image.reshape(-1, 3)
+    for k, score in zip(phase.ks, phase.scores):
+        groups = KMeans(k, n_init=1, random_state=4).fit_predict(points)
+        assert score == pytest.approx(silhouette_samples(points, groups).mean(), abs=1e-9)
+    assert isinstance(phase.opt_nC, int) and phase.opt_nC == phase.ks[np.argmax(phase.scores)]
+
+
+def test_default_range_is_the_authors():
+    assert silhouette_phase(RNG.random((20, 20, 3))).ks.tolist() == list(range(3, 27))
+
+
+@pytest.mark.parametrize("n", range(1, 13))
+def test_flat_colours_are_counted(n):
+    assert silhouette_phase(flat(n)).opt_nC == n
+
+
+@pytest.mark.parametrize("n", [3, 5, 8])
+def test_noisy_colours_are_counted(n):
+    assert silhouette_phase(noisy(n)).opt_nC == n
+
+
+def test_pixels_are_clustered_not_rows():
+    "The same pixels in another order and another shape are the same points."
+    image = noisy(5, (20, 30))
+    phases = [silhouette_phase(image.reshape(shape)) for shape in ((20, 30, 3), (600, 1, 3), (600, 3))]
+    for phase in phases: np.testing.assert_array_equal(phase.scores, phases[0].scores)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 1), (2, 1, 3), (2, 2, 12), (5, 2, 4), (3, 3, 1)])
+def test_tiny_pictures(shape):
+    phase = silhouette_phase(RNG.random(shape))
+    assert 1 <= phase.opt_nC <= shape[0] * shape[1] and np.isfinite(phase.scores).all()
+
+
+def test_same_seed_same_curve():
+    image = np.random.default_rng(7).random((50, 60, 3))
+    first, again, other = (silhouette_phase(image, n_samples=300, seed=s).scores for s in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_the_users_random_numbers_go_on_undisturbed():
+    state = np.random.get_state()[1].copy()
+    silhouette_phase(RNG.random((10, 10, 3)), k_max=5)
+    np.testing.assert_array_equal(np.random.get_state()[1], state)
+
+
+def test_distances_are_computed_once_on_a_sample_of_pixels(monkeypatch):
+    import sklearn.metrics
+    seen = []
+    monkeypatch.setattr(sklearn.metrics, "pairwise_distances", lambda points: seen.append(points) or pairwise_distances(points))
+    image = np.arange(30 * 40, dtype=float).reshape(30, 40, 1)
+    silhouette_phase(image, k_max=4, n_samples=200)
+    assert len(seen) == 1 and seen[0].shape == (200, 1)
+    assert len(np.unique(seen[0])) == 200  # without replacement
+    assert seen[0].max() > 900 and seen[0].min() < 300  # from the whole picture
+
+
+@pytest.mark.parametrize("wrong, words", [(dict(k_min=1), "k_min=1.*2 <= k_min"), (dict(k_min=9, k_max=5), "k_min=9, k_max=5.*k_min <= k_max"),
+                                          (dict(n_samples=26), "n_samples=26.*more than k_max=26"), (dict(k_max=5, n_samples=0), "n_samples=0")])
+def test_bad_settings_are_named(wrong, words):
+    with pytest.raises(InputError, match=words): silhouette_phase(RNG.random((8, 8, 3)), **wrong)
