@@ -1,0 +1,187 @@
+"""Pictures of segments: colours that stay put, overlays, curves, frames."""
+import base64
+import io
+import re
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from dynaseg import segment
+from dynaseg.images import InputError, load_image
+from dynaseg.show import Recorder, as_rgb, frame_slider, label_colours, label_picture, overlay, plot, plot_history
+
+HALVES = np.array([[0, 0, 0, 1, 1, 1]] * 4)
+
+
+@pytest.fixture(scope="module")
+def seg(photo):
+    return segment(photo, M=1, p=8, q=8, T=3, min_labels=3, progress=False, device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def no_figure_is_left_open():
+    plt.close("all")
+    yield
+    assert not plt.get_fignums()
+
+
+# --- colours
+
+@given(st.integers(1, 300), st.integers(1, 300))
+def test_a_colour_depends_on_its_label_alone(n, m):
+    a, b = label_colours(n), label_colours(m)
+    assert a.shape == (n, 3) and a.min() >= 0 and a.max() <= 1
+    np.testing.assert_array_equal(a[: min(n, m)], b[: min(n, m)])
+
+
+def test_a_hundred_labels_are_told_apart():
+    eight_bit = label_picture(np.arange(100)[None])[0].astype(int)
+    assert len(np.unique(eight_bit, axis=0)) == 100
+    first = eight_bit[:12]
+    apart = np.abs(first[:, None] - first[None]).sum(-1) + 1000 * np.eye(12, dtype=int)
+    assert apart.min() > 40  # the first dozen not only differ: they look different
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.uint16])
+def test_label_picture_paints_each_label_in_its_colour(dtype):
+    labels = np.array([[0, 3], [255 if dtype == np.uint8 else 300, 3]], dtype)
+    picture = label_picture(labels)
+    assert picture.shape == (2, 2, 3) and picture.dtype == np.uint8
+    colours = (label_colours(int(labels.max()) + 1) * 255).round()
+    for y, x in np.ndindex(2, 2): assert picture[y, x].tolist() == colours[labels[y, x]].tolist()
+
+
+# --- what the eye is shown
+
+@pytest.mark.parametrize("bands, shown", [(1, [0, 0, 0]), (2, [0, 1, None]), (3, [0, 1, 2]), (4, [0, 1, 2]), (12, [0, 1, 2])])
+def test_as_rgb(bands, shown):
+    image = np.random.default_rng(0).random((4, 5, bands), dtype=np.float32)
+    before, rgb = image.copy(), as_rgb(image)
+    assert rgb.shape == (4, 5, 3)
+    for i, band in enumerate(shown): np.testing.assert_array_equal(rgb[..., i], 0 if band is None else image[..., band])
+    np.testing.assert_array_equal(image, before)
+
+
+# --- overlays
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 12])
+def test_overlay_blends_photo_and_labels(bands):
+    image = np.random.default_rng(0).random((4, 6, bands), dtype=np.float32)
+    before = image.copy()
+    for alpha in (0, 0.3, 1):
+        picture = overlay(image, HALVES, alpha=alpha, edges=False)
+        expected = (1 - alpha) * as_rgb(image) + alpha * label_picture(HALVES) / 255
+        assert picture.shape == (4, 6, 3) and picture.dtype == np.uint8
+        np.testing.assert_allclose(picture / 255, expected, atol=0.51 / 255)
+    np.testing.assert_array_equal(image, before)
+
+
+def test_boundaries_are_white_and_nothing_else_is():
+    picture = overlay(np.zeros((4, 6, 3), np.float32), HALVES, alpha=0)
+    white = (picture == 255).all(-1)
+    assert white[:, 2:4].any(1).all() and not white[:, [0, 1, 4, 5]].any()
+    assert not overlay(np.zeros((4, 6, 3), np.float32), np.zeros((4, 6), int), alpha=0).any()
+
+
+def test_overlay_takes_what_load_image_takes(photo, seg):
+    expected = overlay(seg.image, seg.labels)
+    for same in (photo, Image.fromarray(photo), photo / 255): np.testing.assert_array_equal(overlay(same, seg.labels), expected)
+
+
+def test_overlay_of_another_size_is_refused():
+    with pytest.raises(InputError, match=r"\(4, 5\).*\(4, 6\).*same height and width"): overlay(np.zeros((4, 5, 3), np.float32), HALVES)
+
+
+# --- figures
+
+def test_plot_shows_photo_and_segments(seg):
+    figure = plot(seg)
+    assert isinstance(figure, matplotlib.figure.Figure)
+    left, right = figure.axes
+    assert left.get_title() == "24 × 30, 3 bands" and right.get_title() == f"{seg.n_clusters} clusters, stopped: {seg.stop_reason}"
+    np.testing.assert_allclose(left.images[0].get_array(), seg.image)
+    np.testing.assert_array_equal(right.images[0].get_array(), overlay(seg.image, seg.labels))
+
+
+def test_a_segmentation_shows_itself(seg):
+    image = Image.open(io.BytesIO(seg._repr_png_()))
+    assert image.format == "PNG" and np.asarray(image.convert("RGB")).std() > 10
+    assert len(seg.plot().axes) == 2 and len(seg.plot_history().axes) == 3
+
+
+@pytest.mark.parametrize("shape", [(30, 2), (2, 60, 3), (12, 12, 12)])
+def test_odd_pictures_are_drawn_too(shape, quick):
+    odd = segment(np.random.default_rng(0).random(shape), **quick)
+    assert Image.open(io.BytesIO(odd._repr_png_())).size[0] > 100
+    odd.plot_history().canvas.draw()
+
+
+def test_curves_are_the_history(seg):
+    count, weight, losses = plot_history(seg).axes
+    drawn = {line.get_label(): line.get_ydata() for ax in (count, weight, losses) for line in ax.lines}
+    for name in ("n_labels", "weight", "sim", "con", "loss"): np.testing.assert_array_equal(drawn[name], seg.history[name])
+    assert any(list(line.get_ydata()) == [seg.opt_nC] * 2 for line in count.lines)  # the floor
+
+
+# --- frames
+
+def test_recorder_keeps_every_third_step(photo, quick):
+    record, seen = Recorder(every=3), []
+    def both(step):
+        record(step)
+        seen.append((step.labels.numpy().copy(), step.n_labels, step.weight))
+    segment(photo, callback=both, min_labels=None, tol=0, **{**quick, "T": 7})
+    assert record.seen == len(seen) == 8 and len(record.frames) == len(record.titles) == 3
+    for frame, title, i in zip(record.frames, record.titles, (0, 3, 6)):
+        labels, n, weight = seen[i]
+        np.testing.assert_array_equal(frame, labels)
+        assert title == f"iteration {i}: {n} labels, weight {weight:.2f}"
+
+
+def test_a_recorder_does_not_end_or_change_a_fit(photo, quick):
+    np.testing.assert_array_equal(segment(photo, callback=Recorder(), **quick).labels, segment(photo, **quick).labels)
+
+
+@pytest.mark.parametrize("every", [0, -1, 1.5, "2"])
+def test_recorder_refuses(every):
+    with pytest.raises(InputError, match=f"every={every!r}; expected a whole number of at least 1"): Recorder(every=every)
+
+
+def pictures_in(html):
+    data = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(d))).convert("RGB")) for d in data]
+
+
+def test_frame_slider_packs_the_pictures(seg):
+    frames = [np.full((6, 8), i) for i in range(5)]
+    html = frame_slider(frames, width=123).data
+    for got, frame in zip(pictures_in(html), frames, strict=True): np.testing.assert_array_equal(got, label_picture(frame))
+    assert html.count("<figure") == 5 and len(re.findall(r"<figure[^>]* hidden>", html)) == 4
+    assert 'type="range" min="0" max="4" value="0"' in html and "max-width:123px" in html
+    assert re.findall(r"<figcaption>(.*?)</figcaption>", html) == ["0", "1", "2", "3", "4"]
+    assert "<script" not in html and "http" not in html
+
+
+def test_frame_slider_takes_rgb_pictures(seg):
+    picture = overlay(seg.image, seg.labels)
+    shown, = pictures_in(frame_slider([picture]).data)
+    assert shown.shape == picture.shape and np.abs(shown.astype(int) - picture).mean() < 12  # a palette of 256
+
+
+@given(st.text(max_size=30))
+def test_titles_cannot_break_out_of_the_page(title):
+    html = frame_slider([HALVES], [title]).data
+    caption = html.split("<figcaption>")[1].split("</figcaption>")[0]
+    alt = html.split('alt="')[1].split('" src=')[0]
+    for text in (caption, alt): assert "<" not in text and ">" not in text and '"' not in text
+    assert html.count("<") == frame_slider([HALVES], ["plain"]).data.count("<")
+
+
+def test_frame_slider_refuses():
+    with pytest.raises(InputError, match="frames is empty; expected at least one"): frame_slider([])
+    with pytest.raises(InputError, match="1 titles for 2 frames"): frame_slider([HALVES, HALVES], ["one"])
