@@ -1,0 +1,287 @@
+"""The repository: notebooks and what is exported from them agree, modules stand in their order, settings agree with each other."""
+import ast
+import dataclasses
+import filecmp
+import importlib
+import inspect
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS = ROOT / "nbs"
+
+
+def cells(path):
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        yield cell["cell_type"], "".join(cell["source"]), cell.get("outputs", [])
+
+
+def module_of(path):
+    "The module that a notebook exports, or None."
+    for kind, source, _ in cells(path):
+        if kind == "code" and (found := re.search(r"^#\|\s*default_exp\s+(\S+)", source, re.MULTILINE)): return found[1]
+
+
+NOTEBOOKS = sorted(p for p in NBS.rglob("*.ipynb") if not any(part.startswith((".", "_")) for part in p.relative_to(NBS).parts))
+CHAPTERS = [p for p in NOTEBOOKS if p.parent == NBS and re.match(r"\d\d_", p.name)]
+ORDER = [module_of(p) for p in CHAPTERS]
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: str(p.relative_to(NBS)))
+each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+each_module = pytest.mark.parametrize("name", ORDER)
+
+
+@pytest.fixture(scope="module")
+def settings():
+    config = ConfigParser(delimiters=["="])
+    config.read(ROOT / "settings.ini", encoding="utf-8")
+    return config["DEFAULT"]
+
+
+@pytest.fixture(scope="module")
+def quarto():
+    return yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))
+
+
+def copied(folder):
+    "The sources of the project, without what is built from them."
+    skipped = shutil.ignore_patterns(".git", ".venv", "_docs", "_proc", "build", "dist", "*.egg-info", "__pycache__", ".ipynb_checkpoints", "dynaseg-demo")
+    return shutil.copytree(ROOT, folder, symlinks=True, ignore=skipped)
+
+
+def run(*args, cwd=ROOT):
+    done = subprocess.run([sys.executable, *map(str, args)], cwd=cwd, text=True, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def differing(a, b):
+    "Names of the files that are not the same in two folders."
+    names = {p.relative_to(f).as_posix() for f in (a, b) for p in f.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    return sorted(n for n in names if not ((a / n).is_file() and (b / n).is_file() and filecmp.cmp(a / n, b / n, shallow=False)))
+
+
+# --- what is exported
+
+def test_the_package_is_what_the_notebooks_export(tmp_path):
+    copy = copied(tmp_path / "copy")
+    for file in (copy / "dynaseg").glob("*.py"):
+        if file.name != "__init__.py": file.unlink()  # a module without a notebook would not come back
+    run("-c", "from nbdev.doclinks import nbdev_export; nbdev_export()", cwd=copy)
+    assert differing(ROOT / "dynaseg", copy / "dynaseg") == [], "run nbdev_export"
+
+
+def test_notebooks_are_clean(tmp_path):
+    copy = copied(tmp_path / "copy")
+    run("-c", "from nbdev.clean import nbdev_clean; nbdev_clean()", cwd=copy)
+    assert differing(NBS, copy / "nbs") == [], "run nbdev_clean"
+
+
+def test_readme_is_made_from_the_index_notebook():
+    run(ROOT / "tools" / "readme.py", "--check")
+
+
+def test_every_module_has_its_notebook():
+    assert len(ORDER) == len(set(ORDER)) and None not in ORDER
+    assert {p.stem for p in (ROOT / "dynaseg").glob("*.py")} - {"__init__", "_modidx"} == set(ORDER)
+    assert ORDER[:7] == ["images", "features", "loss", "weighting", "silhouette", "segmenter", "show"] and ORDER[-1] == "cli"
+    for path, name in zip(CHAPTERS, ORDER): assert path.stem[3:] == name
+
+
+# --- the order of the modules
+
+def imported(tree):
+    "Modules of dynaseg that a piece of code imports, wherever in it."
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            inside = node.level == 1 or (node.module or "").split(".")[0] == "dynaseg"
+            if not inside: continue
+            name = (node.module or "").removeprefix("dynaseg").strip(".")
+            yield from [name.split(".")[0]] if name else [{"segment": "segmenter", "DynaSeg": "segmenter", "Segmentation": "segmenter"}.get(a.name, a.name)
+                                                          for a in node.names if a.name != "__version__"]
+        elif isinstance(node, ast.Import):
+            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("dynaseg."))
+
+
+@each_module
+def test_a_module_imports_only_modules_before_it(name):
+    tree = ast.parse((ROOT / "dynaseg" / f"{name}.py").read_text(encoding="utf-8"))
+    assert set(imported(tree)) <= set(ORDER[: ORDER.index(name)])
+
+
+@each_chapter
+def test_a_notebook_uses_only_modules_before_its_own(path):
+    before = set(ORDER[: CHAPTERS.index(path)])
+    for kind, source, _ in cells(path):
+        if kind == "code":
+            code = "\n".join("pass" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines())
+            assert set(imported(ast.parse(code))) <= before, source
+
+
+def test_third_party_imports_are_declared(settings):
+    "Every package that the modules import is a requirement, and every requirement has a lower bound and nothing else."
+    names = {"PIL": "pillow", "sklearn": "scikit-learn", "skimage": "scikit-image", "lazy_loader": "lazy-loader"}
+    needed = set()
+    for file in (ROOT / "dynaseg").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and not node.level: needed.add(node.module.split(".")[0])
+            elif isinstance(node, ast.Import): needed |= {a.name.split(".")[0] for a in node.names}
+    needed = {names.get(n, n) for n in needed - set(sys.stdlib_module_names) - {"dynaseg"}}
+    requirements = settings["requirements"].split()
+    assert all(re.fullmatch(r"[a-z-]+>=[\d.]+", r) for r in requirements)
+    assert needed - {"IPython"} <= {r.split(">=")[0] for r in requirements}  # ipywidgets brings IPython
+
+
+# --- notebooks
+
+@each_notebook
+def test_a_notebook_opens_with_title_and_subtitle(path):
+    kind, source, _ = next(cells(path))
+    lines = source.splitlines()
+    assert kind == "markdown" and re.match(r"# \S", lines[0]) and re.match(r"> \S.*\S$", lines[1])
+
+
+@each_chapter
+def test_a_chapter_says_what_the_reader_will_be_able_to_do(path):
+    texts = [source for kind, source, _ in cells(path) if kind == "markdown"]
+    assert "After this notebook you" in texts[0] + texts[1]
+
+
+@each_notebook
+def test_outputs_are_saved_and_none_is_an_error(path):
+    shown, text = [], ""
+    for kind, source, outputs in cells(path):
+        for output in outputs:
+            assert output["output_type"] != "error", source
+            assert output.get("name") != "stderr", source
+            shown.append(output)
+            text += json.dumps({k: v for k, v in output.get("data", {}).items() if k.startswith("text")}) + "".join(output.get("text", []))
+    assert shown, "run tools/run_notebooks.py"
+    assert not re.search(r"(?<![\w.])/(?:home|root|Users|tmp|var|mnt|work)/\w|\bsite-packages\b|<[\w.]+ object at 0x", text), "an output holds a path or an address"
+
+
+@pytest.mark.parametrize("path", CHAPTERS[:7], ids=lambda p: p.stem)
+def test_the_tutorial_keeps_its_pictures(path):
+    pictures = [o for _, _, outputs in cells(path) for o in outputs if "image/png" in o.get("data", {}) or "<img" in str(o.get("data", {}).get("text/html", ""))]
+    assert pictures
+    assert path.stat().st_size < 1_000_000
+
+
+@each_chapter
+def test_exported_definitions_are_shown_or_tested_nearby(path):
+    """Every public function, and every class with methods, occurs in a cell that is not exported, three such cells away at most.
+
+    Bare types (an exception, a named tuple) are shown by the functions that raise or return them."""
+    code = [(source, bool(re.search(r"^#\|\s*export", source, re.MULTILINE))) for kind, source, _ in cells(path) if kind == "code"]
+    for i, (source, exported) in enumerate(code):
+        if not exported: continue
+        for node in ast.parse(source).body:
+            bare = isinstance(node, ast.ClassDef) and not any(isinstance(n, ast.FunctionDef) for n in node.body)
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_") and not bare:
+                near = [s for s, e in code[max(0, i - 1): i + 9] if not e][:4]
+                name = "dynaseg" if path.stem == "12_cli" and node.name in ("main", "demo", "segment_command") else node.name
+                assert any(re.search(rf"\b{name}\b", s) for s in near), f"{node.name} has no example nearby"
+
+
+# --- documentation in the code
+
+def public_names(name):
+    module = importlib.import_module(f"dynaseg.{name}")
+    return [(n, getattr(module, n)) for n in module.__all__ if getattr(getattr(module, n), "__module__", "") == module.__name__]
+
+
+def public_methods(cls):
+    own = inspect.isclass(cls) and {n: m for n, m in vars(cls).items() if not n.startswith("_") and (inspect.isfunction(m) or isinstance(m, property))}
+    return [(n, m.fget if isinstance(m, property) else m) for n, m in (own or {}).items()]
+
+
+@each_module
+def test_everything_public_has_a_docstring(name):
+    for label, thing in public_names(name):
+        if not (inspect.isclass(thing) or inspect.isfunction(thing)): continue
+        assert thing.__doc__ and len(thing.__doc__.split()) > 2, label
+        if inspect.isclass(thing) and issubclass(thing, tuple): continue
+        for method, function in public_methods(thing):
+            inherited = any(getattr(base, method, None) is not None for base in thing.__mro__[1:])
+            assert function.__doc__ or inherited, f"{label}.{method}"
+
+
+@each_module
+def test_every_public_parameter_has_its_comment(name):
+    "One comment a parameter, which nbdev turns into a table. A parameter of `segment` needs none elsewhere."
+    from fastcore.docments import docments
+    from dynaseg.segmenter import segment
+    known = set(inspect.signature(segment).parameters)
+    for label, thing in public_names(name):
+        if not (inspect.isclass(thing) or inspect.isfunction(thing)): continue
+        if name == "cli" and label != "main": continue  # options carry their help
+        shared = known if label in ("DynaSeg", "check_settings") else set()
+        made_by_hand = inspect.isfunction(thing) or "__init__" in vars(thing) and not dataclasses.is_dataclass(thing)
+        methods = [] if inspect.isclass(thing) and issubclass(thing, tuple) else public_methods(thing)
+        methods = [(n, m) for n, m in methods if n != "forward"]  # PyTorch's, called through the object
+        for where, function in [(label, thing)] * made_by_hand + [(f"{label}.{n}", m) for n, m in methods]:
+            notes = docments(function, full=True)
+            for parameter in inspect.signature(function).parameters.values():
+                if parameter.name in {"self", *shared} or parameter.kind is parameter.VAR_KEYWORD: continue
+                note = notes.get(parameter.name)
+                assert note is not None and note.get("docment"), f"{where}({parameter.name})"
+
+
+@each_module
+def test_every_field_has_its_comment(name):
+    "Of named tuples and data classes."
+    source = (ROOT / "dynaseg" / f"{name}.py").read_text(encoding="utf-8")
+    lines = source.splitlines()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            for field in node.body:
+                if isinstance(field, ast.AnnAssign) and not field.target.id.startswith("_"):
+                    assert re.search(r"# \S", lines[field.end_lineno - 1]), f"{node.name}.{field.target.id}"
+
+
+# --- settings that stand in two places
+
+def test_version(settings):
+    import dynaseg
+    assert dynaseg.__version__ == settings["version"]
+
+
+def test_site_and_settings_agree(settings, quarto):
+    site = quarto["website"]
+    assert quarto["project"]["output-dir"] == settings["doc_path"]
+    assert site["title"] == settings["title"]
+    assert site["site-url"].rstrip("/") == settings["doc_host"] % settings + settings["doc_baseurl"] % settings
+    assert site["repo-url"].rstrip("/") == settings["git_url"] % settings
+    assert site.get("repo-branch", "main") == settings["branch"]
+    assert site.get("description", settings["description"]) == settings["description"]
+    assert quarto["format"]["html"]["html-math-method"] == "mathml"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="symbolic links")
+def test_nbdev_finds_the_one_quarto_file():
+    link = NBS / "_quarto.yml"
+    assert link.is_symlink() and os.readlink(link) == "../_quarto.yml"
+
+
+def test_every_page_has_its_place_on_the_site(quarto):
+    "A notebook that is not in the sidebar is not found by readers."
+    text = json.dumps(quarto["website"])
+    for path in NOTEBOOKS: assert path.relative_to(NBS).as_posix() in text, path.name
+    for page in re.findall(r'"([\w/-]+\.(?:ipynb|qmd))"', text): assert (NBS / page).is_file(), page
+
+
+def test_every_module_can_be_reached_from_the_package():
+    import dynaseg
+    for name in ORDER: assert inspect.ismodule(getattr(dynaseg, name)), name
+
+
+def test_the_two_readme_commands():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for command in ("pip install . && dynaseg demo", "pip install -e '.[dev]' && pytest"): assert f"\n{command}\n" in readme
