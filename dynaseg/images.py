@@ -32,8 +32,7 @@ def _to_unit(
         raise InputError(f"The image has {int((~np.isfinite(a)).sum())} values that are NaN or infinite; every value "
                          "must be finite. Replace them first, for example with numpy.nan_to_num.")
     low, high = a.min(), a.max()
-    if a.dtype == np.uint8: scale = 255
-    elif a.dtype == np.uint16: scale = 65535
+    if a.dtype.kind == "u" and a.dtype.itemsize <= 2: scale = {1: 255, 2: 65535}[a.dtype.itemsize] # of either byte order
     elif low < 0 or high > (1 if a.dtype.kind == "f" else 65535): return _stretch(a, float(low), float(high))
     else: scale = 1 if a.dtype.kind == "f" else 255 if high <= 255 else 65535
     return (a / np.float32(scale)).astype(np.float32)
@@ -63,7 +62,9 @@ def _read(
     path: Path, # a picture that Pillow reads, or an .npy array
 ) -> np.ndarray:
     "The file's pixels: (H, W) or (H, W, C). Raises `FileNotFoundError` or `InputError`."
-    if not path.exists(): raise FileNotFoundError(f"There is no file {str(path)!r}. Check the path.")
+    try: exists = path.exists()
+    except OSError as e: raise InputError(f"{str(path)[:60]!r}... cannot be a path ({e.strerror}); expected the path of an image file.") from e
+    if not exists: raise FileNotFoundError(f"There is no file {str(path)!r}. Check the path.")
     if not path.is_file(): raise InputError(f"{str(path)!r} is not a file; expected the path of one image.")
     if path.stat().st_size == 0: raise InputError(f"{str(path)!r} is empty (0 bytes); expected an image file.")
     try: return _decode(path)
@@ -79,7 +80,7 @@ def _read(
 # %% ../nbs/00_images.ipynb #4fd8fb4f
 def _decode(path):
     "What Pillow or NumPy makes of the file; they raise what they like."
-    if path.suffix.lower() == ".npy": return np.load(path, allow_pickle=False)
+    if path.suffix.lower() == ".npy": return np.array(np.load(path, mmap_mode="r")) # mapping refuses a file shorter than it says
     with warnings.catch_warnings():
         warnings.simplefilter("ignore") # remarks on damaged metadata, and on large files that are still allowed
         with Image.open(path) as img: return _from_pil(img)
@@ -126,9 +127,10 @@ def working_size(
     size: tuple[int, int], # (H, W) of the image, pixels
     max_pixels: int | None, # upper bound for H times W; None: no bound
 ) -> tuple[int, int]: # (height, width)
-    "The largest (height, width) of the same shape with at most `max_pixels` pixels; never larger than `size`."
+    "The largest (height, width) of the same shape with at most `max_pixels` pixels (but two, and one a side); never larger than `size`."
     scale = 1 if max_pixels is None else min(1, math.sqrt(max_pixels / (size[0] * size[1])))
     height, width = (max(1, math.floor(n * scale + 1e-9)) for n in size)
+    if height == width == 1: return (2, 1) if size[0] > size[1] else (1, 2) # a batch norm needs two pixels
     return height, width
 
 # %% ../nbs/00_images.ipynb #f9bff095

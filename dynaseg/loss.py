@@ -21,4 +21,4 @@ def continuity(
 ) -> torch.Tensor: # scalar
     "L_con, spatial continuity: the mean absolute difference of vertical neighbours plus that of horizontal ones."
     down, across = r.diff(dim=2).abs(), r.diff(dim=3).abs()
-    return sum(d.mean() for d in (down, across) if d.numel()) # a picture one pixel wide has no horizontal neighbours
+    return sum((d.mean() for d in (down, across) if d.numel()), r.new_zeros(())) # one pixel wide: no horizontal neighbours

@@ -50,7 +50,7 @@ def silhouette_phase(
     if n_samples <= k_max: raise InputError(f"n_samples={n_samples!r}; expected more than k_max={k_max}.")
     points = _sample(np.asarray(pixels), n_samples, seed)
     distinct = len(np.unique(points, axis=0))
-    ks = np.arange(k_min, min(k_max, distinct - 1) + 1)
+    ks = np.arange(k_min, min(k_max, distinct) + 1)
     if not len(ks): return SilhouettePhase(ks, np.empty(0), distinct)
     D = pairwise_distances(points)
     groups = (KMeans(k, n_init=1, random_state=seed).fit_predict(points) for k in ks)

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['DEFAULT_MU', 'fixed', 'fsf', 'scf', 'weighting']
 
-# %% ../nbs/03_weighting.ipynb #01bebff5
+# %% ../nbs/03_weighting.ipynb #9b37dcbc
 import math
 from collections.abc import Callable
+from numbers import Real
 
 from .images import InputError
 
@@ -44,9 +45,9 @@ def weighting(
     if callable(variant):
         if mu is not None: raise InputError(f"mu={mu!r} goes with a named variant; a weighting of your own sets its own constants.")
         return variant
-    if variant not in DEFAULT_MU:
+    if not isinstance(variant, str) or variant not in DEFAULT_MU:
         raise InputError(f"variant={variant!r}; expected 'fsf', 'scf', 'fixed', or a function from q' to the weight.")
     mu = DEFAULT_MU[variant] if mu is None else mu
-    if isinstance(mu, bool) or not isinstance(mu, (int, float)) or not (mu > 0 and math.isfinite(mu)):
+    if isinstance(mu, bool) or not isinstance(mu, Real) or not (mu > 0 and math.isfinite(mu)):
         raise InputError(f"mu={mu!r}; expected a finite number above 0 (the paper takes {DEFAULT_MU['fsf']:g} for FSF, {DEFAULT_MU['scf']:g} for SCF).")
-    return {"fsf": fsf, "scf": scf, "fixed": fixed}[variant](mu)
+    return {"fsf": fsf, "scf": scf, "fixed": fixed}[variant](float(mu))
