@@ -1,0 +1,348 @@
+"""The documentation site, built by smalldocs: its links, and its pages in a browser that has no network.
+
+The browser is Debian's Chromium, driven by Playwright. Where there is none the tests skip and say so; in CI they fail.
+"""
+import configparser
+import html
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urljoin, urlsplit
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS = ROOT / "nbs"
+CHROMIUM = next((c for c in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if c), None)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+         "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+
+
+def tool(name):
+    "A script of tools/ as a module."
+    spec = importlib.util.spec_from_file_location(f"tools_{name}", ROOT / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def git_status():
+    done = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, text=True, capture_output=True)
+    return done.stdout if done.returncode == 0 else None
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    "The folder of the site, and what git said before and after it was built."
+    out, before = tmp_path_factory.mktemp("site") / "docs", git_status()
+    done = subprocess.run([sys.executable, ROOT / "tools" / "site.py", "--engine", "smalldocs", "--out", out], cwd=ROOT, text=True, capture_output=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out, done.stderr, before, git_status()
+
+
+@pytest.fixture(scope="module")
+def site(built): return built[0]
+
+
+class Page(HTMLParser):
+    "What a page points at, and what can be pointed at in it."
+
+    def __init__(self, path):
+        super().__init__()
+        self.links, self.ids, self.text = [], set(), path.read_text(encoding="utf-8")
+        self.feed(self.text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if attrs.get("id"): self.ids.add(attrs["id"])
+        for name in ("href", "src"):
+            if attrs.get(name): self.links.append((tag, attrs[name]))
+
+
+@pytest.fixture(scope="module")
+def pages(site): return {p.relative_to(site).as_posix(): Page(p) for p in sorted(site.rglob("*.html"))}
+
+
+NOTEBOOKS = [p.relative_to(NBS) for p in sorted(NBS.rglob("*.ipynb")) if not any(part.startswith((".", "_")) for part in p.relative_to(NBS).parts)]
+each_notebook = pytest.mark.parametrize("rel", NOTEBOOKS, ids=str)
+
+
+def page_of(rel): return rel.with_name(re.sub(r"^\d+_", "", rel.name)).with_suffix(".html").as_posix()
+
+
+# --- without a browser
+
+def test_building_leaves_the_repository_as_it_was(built):
+    _, warnings, before, after = built
+    assert "warning" not in warnings.replace("warning: dynaseg is not installed", ""), warnings
+    assert before == after
+
+
+def test_every_internal_link_and_anchor_resolves(site, pages):
+    broken = []
+    for name, page in pages.items():
+        for _, link in page.links:
+            if re.match(r"(?:[a-z]+:|//)", link): continue
+            target = urlsplit(urljoin(f"/{name}", link))
+            path = unquote(target.path).lstrip("/")
+            if path.endswith("/") or not path: path += "index.html"
+            fragment = unquote(target.fragment)
+            if not (site / path).is_file(): broken.append(f"{name}: {link}")
+            elif fragment and path in pages and fragment not in pages[path].ids: broken.append(f"{name}: {link} (no such anchor)")
+    assert not broken, "\n".join(broken)
+
+
+def test_nothing_is_fetched_from_elsewhere(site, pages):
+    for name, page in pages.items():
+        fetched = [link for tag, link in page.links if tag in ("script", "img", "source", "iframe", "video") and re.match(r"(?:https?:)?//", link)]
+        fetched += re.findall(r"<link [^>]*href=\"(?:https?:)?//[^>]*>", page.text)
+        assert not fetched, (name, fetched)
+    for css in site.rglob("*.css"): assert not re.search(r"@import\s+(?:url\()?[\"']?https?:", css.read_text(encoding="utf-8")), css
+
+
+def test_pages_are_light_enough(site):
+    for path in site.rglob("*.html"): assert path.stat().st_size < 3_000_000, f"{path.name}: {path.stat().st_size} bytes"
+
+
+def test_maths_needs_no_script(pages):
+    assert sum("<math" in page.text for page in pages.values()) >= 4
+    for name, page in pages.items():
+        assert "katex" not in page.text.lower() and "mathjax" not in page.text.lower(), name
+        assert 'class="math' not in page.text, name
+        for formula in re.findall(r"<math.*?</math>", page.text, re.DOTALL):
+            assert "\\" not in html.unescape(formula), (name, formula)
+
+
+@each_notebook
+def test_a_notebook_page_leads_to_colab_and_to_its_source(pages, rel):
+    config = configparser.ConfigParser(delimiters=["="])
+    config.read(ROOT / "settings.ini", encoding="utf-8")
+    cfg = config["DEFAULT"]
+    page, up = pages[page_of(rel)], "../" * (len(rel.parts) - 1)
+    links = [link for tag, link in page.links if tag == "a"]
+    assert f"https://colab.research.google.com/github/{cfg['user']}/{cfg['repo']}/blob/{cfg['branch']}/nbs/{rel.as_posix()}" in links
+    assert re.search(rf'<a class="colab-badge"[^>]*><img src="{up}images/colab.svg" alt="Open in Colab"', page.text)
+    assert f"{cfg['git_url']}/edit/{cfg['branch']}/nbs/{rel.as_posix()}" in links
+    assert f"{cfg['git_url']}/blob/{cfg['branch']}/nbs/{rel.as_posix()}" in links
+    assert f"{cfg['git_url']}/issues/new" in links
+
+
+@each_notebook
+def test_a_notebook_installs_the_package_in_colab_only(rel, monkeypatch):
+    colab = tool("colab")
+    nb = json.loads((NBS / rel).read_text(encoding="utf-8"))
+    assert colab.has_cell(nb), "run tools/colab.py"
+    installed = []
+    shell = type("Shell", (), {"system": lambda self, command: installed.append(command)})()
+    exec(colab.source(), {"get_ipython": lambda: shell})
+    assert installed == []
+    monkeypatch.setitem(sys.modules, "google.colab", sys)
+    exec(colab.source(), {"get_ipython": lambda: shell})
+    assert len(installed) == 1 and installed[0].startswith("pip install ")
+
+
+def test_the_text_of_the_title_cell_is_on_the_page(pages):
+    "nbdev alone drops what follows the subtitle in the first cell."
+    for rel in NOTEBOOKS:
+        first = "".join(json.loads((NBS / rel).read_text(encoding="utf-8"))["cells"][0]["source"])
+        for words in re.findall(r"^After this notebook you (?:can|know)", first, re.MULTILINE): assert words in pages[page_of(rel)].text, rel
+
+
+def test_definitions_have_signature_parameters_and_source(pages):
+    page = pages["segmenter.html"]
+    assert {"segment", "dynaseg", "segmentation"} <= page.ids
+    part = re.split(r'<h3 id="segment(?:-\d)?"', page.text)[1].split("<h3")[0]
+    for words in ("min_labels", "preset", "/blob/main/dynaseg/segmenter.py#L", "<details", "Source"): assert words in part, words
+
+
+def test_every_public_name_is_listed(pages):
+    from dynaseg._modidx import d
+    listed = {link.removeprefix("./") for _, link in pages["reference.html"].links}
+    for module, names in d["syms"].items():
+        if module == "dynaseg": continue
+        public = importlib.import_module(module).__all__
+        for name in public:
+            if f"{module}.{name}" in names: assert names[f"{module}.{name}"][0] in listed, name
+
+
+def test_the_link_picture_and_the_icon_are_there(site, pages):
+    from PIL import Image
+    home = pages["index.html"].text
+    card = re.search(r'<meta property="og:image" content="([^"]+)"', home)[1]
+    assert Image.open(site / urlsplit(card).path.removeprefix("/dynaseg/")).size == (1200, 630)
+    assert re.search(r'<link rel="icon" href="images/favicon.svg"', home)
+
+
+def test_a_folder_that_is_not_a_site_is_not_replaced(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    done = subprocess.run([sys.executable, ROOT / "tools" / "site.py", "--out", tmp_path], text=True, capture_output=True, timeout=120)
+    assert done.returncode == 2 and "expected a new folder" in done.stderr
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+# --- in a browser
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None or importlib.util.find_spec("playwright") is None:
+        missing = "no Chromium on the PATH" if CHROMIUM is None else "playwright is not installed"
+        if os.environ.get("CI") == "true": pytest.fail(f"{missing}: the pages were not looked at")
+        pytest.skip(f"{missing}: the pages were not looked at")
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    running = tool("site").server(site)
+    yield f"http://127.0.0.1:{running.server_address[1]}"
+    running.shutdown()
+
+
+@pytest.fixture
+def visit(browser, address):
+    "Opens pages, and notes what went wrong in them."
+    contexts, wrong = [], []
+
+    def visit(path, viewport=DESKTOP, scheme="light"):
+        context = browser.new_context(viewport=viewport, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda m: m.type == "error" and wrong.append(f"{path}: {m.text}"))
+        page.on("pageerror", lambda e: wrong.append(f"{path}: {e}"))
+        page.on("requestfailed", lambda r: wrong.append(f"{path}: {r.url} {r.failure}"))
+        page.on("response", lambda r: r.status >= 400 and wrong.append(f"{path}: {r.url} {r.status}"))
+        page.goto(f"{address}/{path}", wait_until="networkidle")
+        return page
+
+    visit.wrong = wrong
+    yield visit
+    for context in contexts: context.close()
+
+
+def test_every_page_loads_without_network_and_fits(visit, pages):
+    "No console error, no failed request, no sideways scrolling on a desk or on a phone."
+    assert len(pages) >= len(NOTEBOOKS)
+    wide = []
+    for name in pages:
+        page = visit(name)
+        for viewport in (DESKTOP, PHONE):
+            page.set_viewport_size(viewport)
+            across = page.evaluate("document.documentElement.scrollWidth")
+            if across > viewport["width"]: wide.append(f"{name}: {across} px on {viewport['width']}")
+        assert page.locator("h1").first.is_visible(), name
+        page.context.close()
+    assert not visit.wrong, "\n".join(visit.wrong)
+    assert not wide, "\n".join(wide)
+
+
+@pytest.fixture(scope="module")
+def violations():
+    "Serious and critical findings of axe-core in an open page."
+    import axe_playwright_python
+    axe = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+
+    def violations(page, name):
+        page.evaluate(axe)
+        result = page.evaluate("axe.run(document, {resultTypes: ['violations'], iframes: false})")
+        return [f"{name}: {rule['id']}: {node['html'][:160]}" for rule in result["violations"] if rule["impact"] in ("serious", "critical")
+                for node in rule["nodes"][:3]]
+    return violations
+
+
+def one_of_each_kind(pages):
+    "Home, a lesson with equations, tables of parameters, a list of names, a page without a notebook, a tutorial if there is one."
+    tutorial = next((n for n in pages if n.startswith("tutorials/") and n != "tutorials/index.html"), "tutorials/index.html")
+    return ["index.html", "weighting.html", "cli.html", "reference.html", "learn.html", tutorial]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_serious_accessibility_violation(visit, violations, pages, scheme):
+    found = []
+    for name in pages if scheme == "light" else one_of_each_kind(pages):
+        page = visit(name, scheme=scheme)
+        assert page.evaluate("document.documentElement.classList.contains('quarto-dark')") == (scheme == "dark")
+        found += violations(page, name)
+        page.context.close()
+    assert not found, "\n".join(found)
+
+
+def test_the_accessibility_check_can_fail(visit, violations):
+    page = visit("learn.html")
+    page.evaluate("document.querySelector('main').insertAdjacentHTML('beforeend', '<img src=\"images/favicon.svg\"><p style=\"color:#bbb\">pale words</p>')")
+    found = violations(page, "learn.html")
+    assert any("image-alt" in f for f in found) and any("color-contrast" in f for f in found)
+
+
+def test_search_finds_segment(visit):
+    page = visit("index.html")
+    page.locator("#quarto-search input").press_sequentially("segment")
+    results = page.locator(".smalldocs-search-results a")
+    results.first.wait_for(state="visible")
+    links = [a.get_attribute("href") for a in results.all()]
+    wanted = next((i for i, link in enumerate(links) if re.search(r"segmenter\.html", link)), None)
+    assert wanted is not None, links
+    results.nth(wanted).click()
+    page.wait_for_url("**/segmenter.html*")
+    assert page.locator("h1").inner_text() == "The segmenter"
+    assert not visit.wrong, visit.wrong
+
+
+def test_frame_sliders_change_the_picture(visit, pages):
+    with_sliders = [name for name, page in pages.items() if 'class="frame-slider"' in page.text]
+    assert with_sliders
+    for name in with_sliders:
+        page = visit(name)
+        for slider in page.locator(".frame-slider").all():
+            def shown(): return [img.get_attribute("src") for img in slider.locator("img").all() if img.is_visible()]
+            before, knob = shown(), slider.locator("input[type=range]")
+            assert len(before) == 1
+            knob.scroll_into_view_if_needed()
+            box = knob.bounding_box()
+            page.mouse.click(box["x"] + box["width"] - 8, box["y"] + box["height"] / 2)
+            assert len(shown()) == 1 and shown() != before, name
+            knob.press("Home")
+            assert shown() == before, name
+    assert not visit.wrong, visit.wrong
+
+
+def test_dark_mode_can_be_chosen_and_is_kept(visit):
+    page = visit("index.html")
+    def lightness(): return sum(map(int, re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor"))[:3]))
+    light = lightness()
+    page.locator(".quarto-color-scheme-toggle").first.click()
+    page.wait_for_function("document.documentElement.classList.contains('quarto-dark')")
+    assert lightness() < 200 < light
+    page.goto(page.url.replace("index.html", "loss.html"))
+    assert lightness() < 200
+
+
+def test_a_phone_reaches_every_part_from_the_menu(visit):
+    page = visit("loss.html", viewport=PHONE)
+    entry = page.locator(".navbar-nav .nav-link", has_text="Benchmarks")
+    assert not entry.is_visible()
+    page.locator(".navbar-toggler").click()
+    entry.wait_for(state="visible")
+    texts = page.locator(".navbar-nav .nav-link .menu-text").all_inner_texts()
+    assert texts[:5] == ["Start", "Learn", "Tutorials", "Reference", "Benchmarks"]
+    entry.click()
+    page.wait_for_load_state()
+    assert "loss.html" not in page.url and not visit.wrong
+
+
+def test_code_can_be_unfolded(visit):
+    page = visit("show.html")
+    fold = page.query_selector("details:has(pre):not([open])")
+    assert not fold.query_selector("pre").is_visible()
+    fold.query_selector("summary").click()
+    assert fold.query_selector("pre").is_visible()
