@@ -53,7 +53,8 @@ def _one(
         seg = segment(image, **settings)
         _write(seg, folder)
     except KeyboardInterrupt: raise typer.Exit(130)
-    except (ValueError, OSError, MemoryError) as e: return {"image": name, "error": _in_words(e)}
+    except (ValueError, OSError, MemoryError, RuntimeError) as e: # RuntimeError: what PyTorch raises, out of memory above all
+        return {"image": name, "error": _in_words(e)}
     return {"image": name, "error": None, "size": list(seg.labels.shape), "n_clusters": seg.n_clusters, "opt_nC": seg.opt_nC,
             "stop_reason": seg.stop_reason, "iterations": len(seg.history["loss"]) - 1, "seconds": round(seg.seconds, 3),
             **{Path(file).stem: str(folder / file) for file in FILES}}
@@ -61,8 +62,9 @@ def _one(
 # %% ../nbs/12_cli.ipynb #17aea158
 def _in_words(e):
     "One line for a person."
-    if isinstance(e, MemoryError): return "not enough memory. Try a smaller --max-pixels."
-    return str(e) or type(e).__name__
+    if isinstance(e, MemoryError) or "allocate memory" in str(e) or "out of memory" in str(e):
+        return "not enough memory. Try a smaller --max-pixels, --p or --q."
+    return str(e).splitlines()[0] if str(e) else type(e).__name__
 
 # %% ../nbs/12_cli.ipynb #e4f50522
 def _report(
@@ -83,8 +85,9 @@ def _settings_of(context: dict):
     from dynaseg.images import InputError
     from dynaseg.segmenter import check_settings, segment
     settings = {name: context[name] for name in signature(segment).parameters if name in context and name != "progress"}
+    if settings["weights"] == "none": settings["weights"] = None
     words = settings["min_labels"]
-    settings["min_labels"] = None if words == "none" else int(words) if words.isdigit() else words
+    settings["min_labels"] = None if words == "none" else int(words) if words.isdecimal() else words
     try: check_settings(**settings)
     except InputError as e:
         print(f"error: {e}", file=sys.stderr)
@@ -117,15 +120,21 @@ def segment_command(
     variant: Annotated[str, typer.Option(help="Weighting: fsf (q'/mu), scf (mu/q') or fixed (mu).")] = "fsf",
     mu: Annotated[Optional[float], typer.Option(help="Constant of the weighting, in labels. [default: 15 fsf, 50 scf, 5 fixed]")] = None,
     min_labels: Annotated[str, typer.Option(help="Floor for the number of labels: silhouette, a number, or none.")] = "silhouette",
+    on: Annotated[str, typer.Option("--on", help="What the silhouette phase looks at: image or features.")] = "image",
+    features: Annotated[str, typer.Option(help="cnn, resnet18-fpn or resnet18-stem.")] = "cnn",
+    weights: Annotated[str, typer.Option(help="Of a ResNet: DEFAULT (ImageNet, downloaded once), a file, or none.")] = "DEFAULT",
+    freeze: Annotated[Optional[bool], typer.Option(help="Keep the weights of the extractor. [default: yes if it brings any]")] = None,
     M: Annotated[Optional[int], typer.Option("--M", help="Convolution blocks.")] = None,
     p: Annotated[Optional[int], typer.Option("--p", help="Feature channels.")] = None,
     q: Annotated[Optional[int], typer.Option("--q", help="Response channels: the most labels there can be.")] = None,
+    padding: Annotated[Optional[str], typer.Option(help="Beyond the border: zeros or replicate.")] = None,
     T: Annotated[Optional[int], typer.Option("--T", help="Updates at most.")] = None,
     lr: Annotated[Optional[float], typer.Option(help="Learning rate.")] = None,
     momentum: Annotated[Optional[float], typer.Option(help="Momentum.")] = None,
     weight_decay: Annotated[Optional[float], typer.Option(help="Weight decay.")] = None,
     tol: Annotated[Optional[float], typer.Option(help="Stop when fewer than this share of pixels change label; 0: never.")] = None,
     max_pixels: Annotated[Optional[int], typer.Option(help="Working resolution, in pixels; 0: full.")] = None,
+    superpixels: Annotated[Optional[float], typer.Option(help="Scale of the superpixels that vote on the labels; 0: no vote.")] = None,
     seed: Annotated[int, typer.Option(help="Of the initial weights and the silhouette sample.")] = 0,
     device: Annotated[Optional[str], typer.Option(help="cpu, cuda, mps ... [default: a GPU if there is one]")] = None,
     progress: Annotated[bool, typer.Option(help="A progress bar on long fits.")] = True,
@@ -173,6 +182,7 @@ def demo(
 # %% ../nbs/12_cli.ipynb #bdf26988
 def main():
     "The command `dynaseg`; exit code 130 for Ctrl-C."
+    for stream in (sys.stdout, sys.stderr): stream.reconfigure(errors="backslashreplace") # file names need not be text
     try: app()
     except KeyboardInterrupt: sys.exit(130)
 

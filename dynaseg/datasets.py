@@ -92,7 +92,9 @@ class Dataset(Sequence):
         return part
 
     @property
-    def names(self) -> list[str]: return [r.name for r in self.records]
+    def names(self) -> list[str]:
+        "The names of the records, in order."
+        return [r.name for r in self.records]
 
     def __repr__(self):
         about = [f"split {self.split!r}"] if self.split else []

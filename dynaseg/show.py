@@ -9,10 +9,11 @@ __all__ = ['label_colours', 'label_picture', 'as_rgb', 'overlay', 'plot_history'
 import base64
 import io
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 
-from .images import InputError
+from .images import InputError, load_image
 from .segmenter import DynaSeg, Segmentation, Step, segment
 
 # %% ../nbs/06_show.ipynb #9090b574
@@ -41,15 +42,16 @@ def as_rgb(
     rgb = image[..., bands]
     return np.dstack([rgb[..., :2], np.zeros_like(rgb[..., :1])]) if image.shape[2] == 2 else rgb
 
-# %% ../nbs/06_show.ipynb #75acfba6
+# %% ../nbs/06_show.ipynb #d36b6507
 def overlay(
-    image: np.ndarray, # (H, W, C) float32 in [0, 1]
+    image, # anything that `load_image` takes
     labels: np.ndarray, # (H, W) integers from 0
     alpha: float = 0.45, # opacity of the colours, 0 (photo only) to 1 (labels only)
     edges: bool = True, # draw the boundaries between labels
 ) -> np.ndarray: # (H, W, 3) uint8
     "The photo under the translucent label map, with white boundaries. Raises `InputError` for sizes that differ."
     from skimage.segmentation import find_boundaries
+    image = load_image(image)
     if image.shape[:2] != labels.shape:
         raise InputError(f"The image is {image.shape[:2]} and the labels are {labels.shape}; expected the same height and width.")
     picture = (1 - alpha) * as_rgb(image) + alpha * label_picture(labels) / 255
@@ -101,7 +103,7 @@ class Recorder:
     def __init__(self,
         every: int = 1, # iterations between two frames
     ):
-        if every < 1: raise InputError(f"every={every!r}; expected a whole number of at least 1.")
+        if not isinstance(every, Integral) or every < 1: raise InputError(f"every={every!r}; expected a whole number of at least 1.")
         self.every, self.seen, self.frames, self.titles = every, 0, [], []
 
     def __call__(self, step: Step):

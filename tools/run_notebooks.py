@@ -22,16 +22,17 @@ class Client(NotebookClient):
         return await super().async_execute_cell(cell, cell_index, **kwargs)
 
 
+def passing(output):
+    "Whether an output is news while the cell runs and noise afterwards: stderr (progress bars), and widgets without their kernel."
+    return output.get("name") == "stderr" or "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+
+
 def run(path):
     "Execute one notebook in its own folder and write it back, cleaned as `nbdev_clean` would."
     nb = nbformat.read(path, as_version=4)
     Client(nb, timeout=3600, resources={"metadata": {"path": str(path.parent)}}).execute()
-    for cell in nb.cells:
-        # stderr holds progress bars: news while a cell runs, noise afterwards
-        cell.outputs = [o for o in cell.get("outputs", []) if o.get("name") != "stderr"] if cell.cell_type == "code" else []
-        for output in cell.outputs:
-            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
-        if cell.cell_type != "code": del cell["outputs"]
+    for cell in (cell for cell in nb.cells if cell.cell_type == "code"):
+        cell.outputs = [output for output in cell.outputs if not passing(output)]
     nb.metadata.pop("widgets", None)
     clean = json.loads(nbformat.writes(nb))
     clean_nb(clean)
