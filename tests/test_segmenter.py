@@ -28,7 +28,7 @@ import dynaseg
 from dynaseg import DynaSeg, Segmentation, segment
 from dynaseg.features import response_net
 from dynaseg.images import InputError, load_image, to_tensor
-from dynaseg.segmenter import PRESETS, Step, by_area, check_settings, fit, regions, settled, writing
+from dynaseg.segmenter import PRESETS, Step, by_area, check_settings, fit, regions, settled, superpixels, vote, writing
 from dynaseg.weighting import fsf, scf
 
 HISTORY = ["n_labels", "weight", "sim", "con", "loss", "seconds"]
@@ -85,7 +85,9 @@ def test_the_paper_preset_is_the_published_loop(photo, variant, schedule):
 
 
 def test_the_papers_values():
-    assert PRESETS["paper"] == dict(M=3, p=100, q=100, T=1000, lr=0.1, momentum=0.9, weight_decay=0.0, tol=0.0, max_pixels=0)
+    published = dict(M=3, p=100, q=100, padding="zeros", T=1000, lr=0.1, momentum=0.9, weight_decay=0.0)
+    nothing_added = dict(tol=0.0, max_pixels=0, superpixels=0.0)
+    assert PRESETS["paper"] == published | nothing_added
     assert set(PRESETS) == {"paper", "fast"} and PRESETS["fast"].keys() == PRESETS["paper"].keys()
 
 
@@ -184,6 +186,34 @@ def test_regions_of_labels_at_the_ends_of_their_type(dtype):
     assert regions(np.array([[high, low, high], [high, low, low]], dtype)).tolist() == [[1, 0, 2], [1, 0, 0]]
 
 
+@given(st.integers(1, 6), st.integers(1, 6), st.sampled_from([np.int64, np.uint8]), st.data())
+def test_vote_is_the_majority_of_each_patch(h, w, dtype, data):
+    draw = lambda high: np.array(data.draw(st.lists(st.integers(0, high), min_size=h * w, max_size=h * w)), dtype).reshape(h, w)
+    labels, patches = draw(255 if dtype == np.uint8 else 5), draw(4)
+    result = vote(labels, patches)
+    assert result.shape == labels.shape
+    for patch in np.unique(patches):
+        inside = labels[patches == patch].tolist()
+        assert set(result[patches == patch]) == {min(set(inside), key=lambda label: (-inside.count(label), label))}
+
+
+@pytest.mark.parametrize("shape", [(20, 30, 3), (20, 30, 1), (20, 30, 12), (1, 2, 3), (2, 40, 3)])
+def test_superpixels_are_connected_patches_numbered_from_0(shape):
+    image = np.random.default_rng(0).random(shape, dtype=np.float32)
+    patches = superpixels(image)
+    assert patches.shape == shape[:2] and sorted(np.unique(patches)) == list(range(patches.max() + 1))
+    assert math.prod(superpixels(image, max_pixels=40).shape) <= 40 or min(shape[:2]) <= 2
+
+
+def test_superpixels_see_edges_and_grow_with_their_scale(photo):
+    two = np.zeros((20, 30, 3), np.float32)
+    two[:, 13:] = 1
+    patches = superpixels(two)  # the method blurs the edge, where a few narrow patches may lie
+    assert len(np.unique(patches)) < 10 and len(np.unique(patches[:, :10])) == len(np.unique(patches[:, 16:])) == 1
+    assert patches[0, 0] != patches[0, -1]
+    assert superpixels(load_image(photo), 1).max() >= superpixels(load_image(photo), 1000).max()
+
+
 def test_corners_do_not_connect():
     assert len(np.unique(regions(np.eye(3, dtype=int)))) == 5
 
@@ -212,7 +242,7 @@ def test_history_is_consistent(photo, quick, variant, schedule):
 
 def test_at_full_resolution_the_labels_are_the_last_reading(photo, quick):
     last = []
-    seg = segment(photo, max_pixels=0, callback=lambda step: last.append(step.labels.numpy()) and None, **quick)
+    seg = segment(photo, max_pixels=0, superpixels=0, callback=lambda step: last.append(step.labels.numpy()) and None, **quick)
     np.testing.assert_array_equal(seg.labels, by_area(last[-1]))
     assert len(last) == len(seg.history["loss"])
 
@@ -404,6 +434,26 @@ def test_the_smallest_working_resolutions(photo, quick, max_pixels):
     assert is_result(segment(photo[:3, :3], max_pixels=max_pixels, **quick), (3, 3, 3))
 
 
+def test_patches_vote_on_the_labels_of_the_fit(photo, quick):
+    plain, voted = segment(photo, superpixels=0, min_labels=None, **quick), segment(photo, superpixels=80, min_labels=None, **quick)
+    np.testing.assert_array_equal(plain.history["loss"], voted.history["loss"])  # the fit is the same
+    patches = superpixels(load_image(photo), 80)
+    np.testing.assert_array_equal(voted.labels, by_area(vote(plain.labels, patches)))
+    assert is_result(voted, photo.shape)
+
+
+@pytest.mark.parametrize("min_labels", [2, 4, 6])
+def test_the_vote_does_not_break_the_floor(photo, quick, min_labels):
+    "One patch for the whole photo would leave one label."
+    seg = segment(photo, superpixels=1e9, min_labels=min_labels, **quick)
+    assert seg.n_clusters >= min(min_labels, segment(photo, superpixels=0, min_labels=min_labels, **quick).n_clusters) > 1
+
+
+def test_the_silhouette_phase_on_features(photo, quick):
+    seg = segment(photo, on="features", **quick)
+    assert is_result(seg, photo.shape) and 1 <= seg.opt_nC <= 26
+
+
 # --- bad settings
 
 @pytest.mark.parametrize("wrong, words", [
@@ -440,6 +490,11 @@ def test_the_smallest_working_resolutions(photo, quick, max_pixels):
     (dict(tol=float("nan")), ["tol=nan"]),
     (dict(max_pixels=-1), ["max_pixels=-1", " 0"]),
     (dict(max_pixels=1e6), ["max_pixels=1000000.0", "whole number"]),
+    (dict(superpixels=-1), ["superpixels=-1", "at least 0"]),
+    (dict(padding="reflect"), ["padding='reflect'", "zeros"]),
+    (dict(on="colours"), ["on='colours'", "'image'", "'features'"]),
+    (dict(features="vgg"), ["features='vgg'", "'cnn'"]),
+    (dict(freeze="yes"), ["freeze='yes'"]),
     (dict(seed=-1), ["seed=-1", " 0"]),
     (dict(seed=0.5), ["seed=0.5", "whole number"]),
     (dict(seed=2**32), ["seed=4294967296"]),
@@ -614,8 +669,9 @@ def test_parameters_are_the_keywords_of_segment():
 
 
 def test_every_setting_is_passed_on(photo):
-    settings = dict(preset="paper", variant="scf", mu=40.0, min_labels=3, M=2, p=6, q=7, T=3, lr=0.2, momentum=0.5, weight_decay=0.01, tol=0.1,
-                    max_pixels=300, seed=9, device="cpu")
+    settings = dict(preset="paper", variant="scf", mu=40.0, min_labels=3, on="features", features="cnn", weights=None, freeze=False, M=2, p=6, q=7,
+                    padding="replicate", T=3, lr=0.2, momentum=0.5, weight_decay=0.01, tol=0.1, max_pixels=300, superpixels=50.0, seed=9, device="cpu")
+    assert set(settings) == set(inspect.signature(segment).parameters) - {"image", "progress", "callback"}
     model = DynaSeg(progress=False, callback=None, **settings).fit(photo)
     assert {name: model.segmentation_.settings[name] for name in settings} == settings
     np.testing.assert_array_equal(model.labels_, segment(photo, progress=False, **settings).labels)

@@ -1,0 +1,344 @@
+"""`dynaseg` at a terminal: what it writes, says and exits with. Some runs are processes of their own, the many small ones are not."""
+import inspect
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dynaseg import segment
+from dynaseg.cli import FILES, app, demo, main, segment_command
+from dynaseg.show import overlay
+
+SMALL = ["--M", "1", "--p", "6", "--q", "6", "--T", "2", "--device", "cpu"]
+posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
+
+
+@pytest.fixture
+def folder(tmp_path, photo, monkeypatch):
+    "An own current folder with a photo in it."
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(photo).save("photo.png")
+    return tmp_path
+
+
+@pytest.fixture
+def cli(folder, monkeypatch, capfd):
+    "Runs the command in this process: (exit code, stdout, stderr)."
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["dynaseg", *map(str, args)])
+        code = 0
+        try: main()
+        except SystemExit as e: code = e.code or 0
+        return code, *capfd.readouterr()
+    return run
+
+
+@pytest.fixture
+def process(folder):
+    "Runs the command in a process of its own, without a terminal."
+    def run(*args, **environment):
+        return subprocess.run([sys.executable, "-m", "dynaseg.cli", *args], capture_output=True, timeout=300, env={**os.environ, **environment})
+    return run
+
+
+def tree(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in Path(folder).rglob("*"))
+
+
+def results(*stems, out="segments"):
+    "What a folder with photo.png holds after these were segmented."
+    return sorted(["photo.png", out, *(f"{out}/{stem}" for stem in stems), *(f"{out}/{stem}/{file}" for stem in stems for file in FILES)])
+
+
+# --- results
+
+def test_several_files_in_a_process_of_its_own(process, folder, photo):
+    "Names with spaces, with letters beyond ASCII, with a dash in front, with dots."
+    names = ["my photo.png", "été 東京.jpg", "-dash.png", "a.b.tif"]
+    for name in names: Image.fromarray(photo).save(folder / name)
+    done = process("segment", "-o", "out dir", *SMALL, "--", *names, PYTHONUTF8="1")
+    assert done.returncode == 0 and done.stderr == b""
+    said = done.stdout.decode()
+    for name in names:
+        stem = Path(name).stem
+        assert re.search(rf"^{re.escape(name)}: \d+ clusters in [\d.]+ s \(\d+ iterations, stopped: \w+, floor \d+\)$", said, re.MULTILINE)
+        assert sorted(p.name for p in (folder / "out dir" / stem).iterdir()) == sorted(FILES)
+        for file in FILES: assert f"  out dir/{stem}/{file}\n".replace("/", os.sep) in said
+
+
+def test_results_are_those_of_the_library(cli, folder, photo):
+    code, out, err = cli("segment", "photo.png", *SMALL, "--variant", "scf", "--mu", "40", "--seed", "3", "--min-labels", "2")
+    assert (code, err) == (0, "") and tree(folder) == results("photo")
+    seg = segment(photo, M=1, p=6, q=6, T=2, device="cpu", variant="scf", mu=40, seed=3, min_labels=2)
+    there = folder / "segments" / "photo"
+    np.testing.assert_array_equal(np.asarray(Image.open(there / "labels.png")), seg.labels)
+    np.testing.assert_array_equal(np.asarray(Image.open(there / "overlay.png")), overlay(seg.image, seg.labels))
+    table = np.genfromtxt(there / "history.csv", delimiter=",", names=True)
+    np.testing.assert_allclose(table["loss"], seg.history["loss"], rtol=1e-6)
+
+
+def test_json_is_one_object_for_each_image(cli, folder, photo):
+    Image.fromarray(photo[:20]).save("second été.png")
+    code, out, err = cli("segment", "photo.png", "none.png", "second été.png", "--json", *SMALL)
+    assert code == 1 and err == ""
+    first, failed, second = map(json.loads, out.splitlines())
+    assert failed["image"] == "none.png" and "no file" in failed["error"]
+    for said, name, size in ((first, "photo.png", [24, 30]), (second, "second été.png", [20, 30])):
+        assert said["image"] == name and said["error"] is None and said["size"] == size and said["iterations"] in (0, 1, 2)
+        labels = np.asarray(Image.open(said["labels"]))
+        assert said["n_clusters"] == labels.max() + 1 and said["stop_reason"] in ("floor", "converged", "iterations") and said["seconds"] > 0
+        assert isinstance(said["opt_nC"], int) and Path(said["overlay"]).is_file() and Path(said["history"]).is_file()
+
+
+def test_demo(process, folder):
+    done = process("demo")
+    said = done.stdout.decode()
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\d+ clusters in [\d.]+ s", said)
+    assert tree(folder) == results("x", out="dynaseg-demo")[:1] + [f"dynaseg-demo/{f}" for f in sorted(FILES)] + ["photo.png"]
+    for file in FILES: assert os.path.join("dynaseg-demo", file) in said
+    labels, picture = (np.asarray(Image.open(folder / "dynaseg-demo" / name)) for name in ("labels.png", "overlay.png"))
+    assert labels.shape == (427, 640) and picture.shape == (427, 640, 3) and 2 <= labels.max() + 1 <= 100
+    counts = np.bincount(labels.ravel())
+    assert (counts > 0).all() and (np.diff(counts) <= 0).all() and counts[0] < 0.9 * labels.size
+
+
+# --- options
+
+def options(command):
+    import typer.main
+    return {p.name: p for p in typer.main.get_command(app).commands[command].params}
+
+
+def test_every_setting_is_an_option_with_the_default_of_segment():
+    keywords = {name: p.default for name, p in inspect.signature(segment).parameters.items() if name not in ("image", "callback")}
+    given = options("segment")
+    own = {"images", "out", "force", "as_json", "allow_pixels"}
+    assert set(given) == set(keywords) | own
+    for name, default in keywords.items():
+        assert given[name].default == default, name
+        assert any(o in (f"--{name}", f"--{name.replace('_', '-')}") for o in given[name].opts), name
+        assert given[name].help, name
+    assert inspect.signature(segment_command).parameters.keys() == given.keys()
+    assert set(options("demo")) == {"out", "force", "as_json"} == set(inspect.signature(demo).parameters)
+
+
+def test_every_option_reaches_the_library(cli, monkeypatch):
+    import dynaseg.segmenter
+    seen = {}
+    def spy(image, **settings):
+        seen.update(settings)
+        raise ValueError("seen")
+    monkeypatch.setattr(dynaseg.segmenter, "segment", with_signature(spy))
+    wanted = dict(preset="paper", variant="scf", mu=40.5, min_labels=3, on="features", features="resnet18-stem", weights="some file.pth", M=2, p=6, q=7,
+                  padding="replicate", T=3, lr=0.2, momentum=0.5, weight_decay=0.01, tol=0.1, max_pixels=300, superpixels=70.5, seed=9, device="cpu")
+    args = [part for name, value in wanted.items() for part in (f"--{name.replace('_', '-')}", value)]
+    assert cli("segment", "photo.png", *args, "--no-progress", "--no-freeze")[0] == 1
+    assert seen == wanted | dict(progress=False, freeze=False)
+    assert set(seen) == set(inspect.signature(segment).parameters) - {"image", "callback"}
+
+
+def with_signature(function):
+    function.__signature__ = inspect.signature(segment)
+    return function
+
+
+@pytest.mark.parametrize("words, value", [("none", None), ("3", 3), ("silhouette", "silhouette")])
+def test_min_labels_in_words(cli, folder, words, value):
+    code, out, err = cli("segment", "photo.png", "--json", "--min-labels", words, *SMALL)
+    assert code == 0
+    assert json.loads(out)["opt_nC"] == segment("photo.png", M=1, p=6, q=6, T=2, device="cpu", min_labels=value).opt_nC
+
+
+def test_help(cli):
+    code, out, err = cli("segment", "--help")
+    assert code == 0
+    for option in ("--preset", "--variant", "--mu", "--min-labels", "--max-pixels", "--force", "--json", "--out", "--allow-pixels"): assert option in out
+    code, out, err = cli("--help")
+    assert code == 0 and "segment" in out and "demo" in out
+    code, out, err = cli()
+    assert code in (0, 2) and "Usage" in out + err
+
+
+def test_version(cli):
+    from dynaseg import __version__
+    assert cli("--version") == (0, f"{__version__}\n", "")
+
+
+# --- what exists is kept
+
+def test_nothing_is_overwritten_without_force(cli, folder):
+    assert cli("segment", "photo.png", *SMALL)[0] == 0
+    there = folder / "segments" / "photo"
+    (there / "history.csv").unlink(), (there / "labels.png").unlink()
+    (there / "overlay.png").write_text("precious")  # one of the three is enough
+    code, out, err = cli("segment", "photo.png", *SMALL)
+    assert code == 1 and out == "" and len(err.splitlines()) == 1
+    assert "overlay.png" in err and "exists" in err and "--force" in err and "--out" in err
+    assert (there / "overlay.png").read_text() == "precious" and len(list(there.iterdir())) == 1
+    assert cli("segment", "photo.png", "--force", *SMALL)[0] == 0 and tree(folder) == results("photo")
+    Image.open(there / "overlay.png").load()
+    assert cli("segment", "photo.png", "-o", "elsewhere", *SMALL)[0] == 0
+
+
+def test_other_files_in_the_folder_are_left_alone(cli, folder):
+    note = folder / "segments" / "photo" / "note.txt"
+    note.parent.mkdir(parents=True)
+    note.write_text("mine")
+    assert cli("segment", "photo.png", *SMALL)[0] == 0 and cli("segment", "photo.png", "--force", *SMALL)[0] == 0
+    assert note.read_text() == "mine"
+
+
+@pytest.mark.parametrize("error, code", [(OSError(28, "No space left on device"), 1), (KeyboardInterrupt(), 130), (MemoryError(), 1)])
+def test_a_write_that_fails_leaves_what_was_there(cli, folder, monkeypatch, error, code):
+    assert cli("segment", "photo.png", *SMALL)[0] == 0
+    before = {name: (folder / name).read_bytes() for name in tree(folder) if (folder / name).is_file()}
+    save = Image.Image.save
+    def failing(self, path, *args, **kwargs):
+        if "overlay" in str(path): raise error  # labels.png and history.csv are written by then
+        return save(self, path, *args, **kwargs)
+    monkeypatch.setattr(Image.Image, "save", failing)
+    got, out, err = cli("segment", "photo.png", "--force", "--seed", "1", *SMALL)
+    assert got == code and "Traceback" not in err
+    assert {name: (folder / name).read_bytes() for name in tree(folder) if (folder / name).is_file()} == before
+    assert [n for n in tree(folder) if Path(n).name.startswith(".")] == []
+    got, out, err = cli("segment", "photo.png", "-o", "new", *SMALL)
+    assert got == code and not [n for n in tree(folder) if n.startswith("new/photo")]
+
+
+# --- mistakes
+
+@pytest.mark.parametrize("args, words", [
+    (["--mu", "0"], "mu=0.0; expected a finite number above 0"), (["--mu", "nan"], "mu=nan"), (["--variant", "fcf"], "variant='fcf'"),
+    (["--preset", "slow"], "preset='slow'"), (["--q", "1"], "q=1; expected"), (["--M", "0"], "M=0; expected"), (["--T", "0"], "T=0; expected"),
+    (["--device", "tpu"], "device='tpu'"), (["--device", "cuda:77"], "device='cuda:77'"), (["--seed", "-1"], "seed=-1"), (["--lr", "-1"], "lr=-1.0"),
+    (["--min-labels", "some"], "min_labels='some'"), (["--min-labels", "0"], "min_labels=0"), (["--min-labels", "99", "--q", "9"], "below q=9"),
+    (["--min-labels", "²"], "min_labels='²'"), (["--min-labels", "-3"], "min_labels"), (["--tol", "2"], "tol=2.0"), (["--momentum", "1"], "momentum=1.0"),
+    (["--max-pixels", "-5"], "max_pixels=-5"),
+])
+def test_settings_that_cannot_be_used_are_exit_2_and_one_line(cli, folder, args, words):
+    code, out, err = cli("segment", "photo.png", *args)
+    assert code == 2 and out == "" and words in err and len(err.splitlines()) == 1 and err.startswith("error: ")
+    assert tree(folder) == ["photo.png"]
+
+
+@pytest.mark.parametrize("args, words", [
+    (["segment"], "IMAGE"), (["segment", "photo.png", "--nonsense", "1"], "nonsense"), (["segment", "photo.png", "--mu", "big"], "--mu"),
+    (["segment", "photo.png", "--q", "2.5"], "--q"), (["segments", "photo.png"], "segments"), (["segment", "-dash.png"], "-d"),
+    (["segment", "photo.png", "--allow-pixels", "0"], "--allow-pixels"), (["demo", "photo.png"], "photo.png"),
+])
+def test_usage_mistakes_are_exit_2(cli, folder, args, words):
+    code, out, err = cli(*args)
+    assert code == 2 and out == "" and words in err and "Traceback" not in err and tree(folder) == ["photo.png"]
+
+
+def test_two_images_for_one_folder_are_refused(cli, folder, photo):
+    Image.fromarray(photo).save("photo.jpg")
+    for pair in (["photo.png", "photo.jpg"], ["photo.png", "photo.png"]):
+        code, out, err = cli("segment", *pair, *SMALL)
+        assert code == 2 and len(err.splitlines()) == 1
+        for word in [*pair, "--out"]: assert word in err
+    assert tree(folder) == ["photo.jpg", "photo.png"]
+
+
+def bad_files(folder):
+    (folder / "empty.png").touch()
+    (folder / "text.jpg").write_text("not a photo")
+    (folder / "cut.png").write_bytes((folder / "photo.png").read_bytes()[:700])
+    (folder / "folder.png").mkdir()
+    Image.new("L", (1, 1)).save(folder / "dot.png")
+    np.save(folder / "nan.npy", np.full((4, 4), np.nan))
+    return {"missing.png": "no file", "empty.png": "empty", "text.jpg": "cannot be read", "cut.png": "cannot be read", "folder.png": "not a file",
+            "dot.png": "1 pixel", "nan.npy": "NaN"}
+
+
+def test_each_bad_file_gets_one_line_and_the_others_are_done(cli, folder):
+    bad = bad_files(folder)
+    code, out, err = cli("segment", *bad, "photo.png", *SMALL)
+    assert code == 1 and out.startswith("photo.png: ")
+    lines = err.splitlines()
+    assert len(lines) == len(bad) and "Traceback" not in err
+    for line, (name, words) in zip(lines, bad.items()): assert line.startswith(f"error: {name}: ") and words in line
+    assert [p.name for p in (folder / "segments").iterdir()] == ["photo"]
+
+
+def test_a_mistake_in_a_process_of_its_own(process, folder):
+    done = process("segment", "missing.png", *SMALL)
+    assert done.returncode == 1 and done.stdout == b"" and len(done.stderr.decode().splitlines()) == 1 and not (folder / "segments").exists()
+    done = process("segment", "photo.png", "--mu", "0")
+    assert done.returncode == 2 and done.stdout == b"" and len(done.stderr.decode().splitlines()) == 1
+
+
+def test_a_bomb_is_refused_unless_allowed(cli, folder, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
+    code, out, err = cli("segment", "photo.png", *SMALL)
+    assert code == 1 and "refused" in err and "--allow-pixels" in err and len(err.splitlines()) == 1
+    assert cli("segment", "photo.png", "--allow-pixels", 719, *SMALL)[0] == 1
+    assert cli("segment", "photo.png", "--allow-pixels", 24 * 30, *SMALL)[0] == 0
+
+
+@pytest.mark.parametrize("out", ["photo.png", "photo.png/deeper"])
+def test_an_output_folder_that_is_a_file(cli, folder, out):
+    before = (folder / "photo.png").read_bytes()
+    code, said, err = cli("segment", "photo.png", "-o", out, *SMALL)
+    assert code in (1, 2) and len(err.splitlines()) == 1 and "photo.png" in err and tree(folder) == ["photo.png"]
+    assert (folder / "photo.png").read_bytes() == before
+
+
+def test_networks_too_large_for_the_machine(cli, folder):
+    code, out, err = cli("segment", "photo.png", "--p", 900_000_000, "--M", 2, "--T", 1, "--min-labels", "none")
+    assert code in (1, 2) and "Traceback" not in err and len(err.splitlines()) == 1 and tree(folder) == ["photo.png"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names that are bytes")
+def test_a_name_that_is_not_unicode(process, folder, photo):
+    name = b"caf\xe9.png"
+    Image.fromarray(photo).save("x.png")
+    os.rename(b"x.png", name)
+    done = process("segment", name, *SMALL, PYTHONIOENCODING="utf-8:strict")  # as at a terminal with a UTF-8 language
+    assert done.returncode == 0, done.stderr.decode(errors="replace")
+    assert sorted(os.listdir(b"segments/caf\xe9")) == sorted(f.encode() for f in FILES)
+
+
+# --- Ctrl-C
+
+@pytest.mark.parametrize("where", ["dynaseg.segmenter.check_settings", "dynaseg.segmenter.segment"])
+def test_an_interruption_anywhere_is_130(cli, folder, monkeypatch, where):
+    def press(*args, **kwargs): raise KeyboardInterrupt
+    monkeypatch.setattr(where, with_signature(press))
+    code, out, err = cli("segment", "photo.png", *SMALL)
+    assert code == 130 and "Traceback" not in err and tree(folder) == ["photo.png"]
+
+
+@posix
+def test_ctrl_c_while_the_bar_runs(folder):
+    "At a terminal: the bar shows q' and the loss; then the signal that Ctrl-C sends."
+    import fcntl, struct, termios
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))  # a terminal of no size shows no bar
+    args = ["segment", "photo.png", "--T", "1000000", "--tol", "0", "--min-labels", "none", "--M", "1", "--p", "8", "--q", "8", "--device", "cpu"]
+    child = subprocess.Popen([sys.executable, "-m", "dynaseg.cli", *args], stdout=subprocess.PIPE, stderr=theirs)
+    os.close(theirs)
+    said, end = b"", time.monotonic() + 240
+    try:
+        while not re.search(rb"labels=\d+, loss=\d", said) and child.poll() is None and time.monotonic() < end:
+            if select.select([ours], [], [], 1)[0]: said += os.read(ours, 4096)
+        assert re.search(rb"labels=\d+, loss=\d", said), said
+        child.send_signal(signal.SIGINT)
+        assert child.wait(timeout=60) == 130
+        while select.select([ours], [], [], 0)[0]:
+            try: said += os.read(ours, 4096)
+            except OSError: break  # the other end is closed
+        assert b"Traceback" not in said and child.stdout.read() == b""
+        assert tree(folder) == ["photo.png"]
+    finally:
+        child.kill(), child.wait(), child.stdout.close(), os.close(ours)
