@@ -266,11 +266,11 @@ def one_of_each_kind(pages):
     return ["index.html", "weighting.html", "cli.html", "reference.html", "learn.html", tutorial]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_serious_accessibility_violation(visit, violations, pages, scheme):
+@pytest.mark.parametrize("viewport, scheme", [(DESKTOP, "light"), (DESKTOP, "dark"), (PHONE, "light")], ids=["light", "dark", "phone"])
+def test_no_serious_accessibility_violation(visit, violations, pages, viewport, scheme):
     found = []
-    for name in pages if scheme == "light" else one_of_each_kind(pages):
-        page = visit(name, scheme=scheme)
+    for name in pages if (viewport, scheme) == (DESKTOP, "light") else one_of_each_kind(pages):
+        page = visit(name, viewport, scheme)
         assert page.evaluate("document.documentElement.classList.contains('quarto-dark')") == (scheme == "dark")
         found += violations(page, name)
         page.context.close()

@@ -60,7 +60,7 @@ def smalldocs(folder):
     renamed = rename(folder)
     built = build(folder, quiet=True)
     for warning in built.warnings:
-        if not any(known in warning for known in ("output-file is not read", "html-math-method is ignored")): print(f"warning: {warning}", file=sys.stderr)
+        if not any(known in warning for known in ("output-file is not read", "html-math-method is ignored", "grid is ignored")): print(f"warning: {warning}", file=sys.stderr)
     for page in built.out.rglob("*.html"):
         text = mathml(page.read_text(encoding="utf-8"))
         for old, new in renamed.items():
@@ -119,7 +119,7 @@ def finish(out):
     for css in out.rglob("*.css"):
         text = css.read_text(encoding="utf-8")
         if "fonts.googleapis" in text:
-            css.write_text(re.sub(r"@import\s+(?:url\()?[\"']?https://fonts\.googleapis\.com/[^)\"'\s]*[\"']?\)?;", "", text), encoding="utf-8")
+            css.write_text(re.sub(r"@import\s*(?:url\()?[\"']?https://fonts\.googleapis\.com/[^)\"'\s]*[\"']?\)?;", "", text), encoding="utf-8")
     for page in out.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         text = re.sub(r"<pre(?![^>]*tabindex)", '<pre tabindex="0"', text)
