@@ -115,7 +115,7 @@ def mathml(page):
 
 
 def finish(out):
-    "What the engines leave undone: a keyboard can scroll wide code, and no stylesheet asks another server for a font."
+    "What the engines leave undone: a keyboard can scroll wide code and equations, and no stylesheet asks another server for a font."
     for css in out.rglob("*.css"):
         text = css.read_text(encoding="utf-8")
         if "fonts.googleapis" in text:
@@ -123,6 +123,7 @@ def finish(out):
     for page in out.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         text = re.sub(r"<pre(?![^>]*tabindex)", '<pre tabindex="0"', text)
+        text = re.sub(r'<math(?=[^>]*display="block")(?![^>]*tabindex)', '<math tabindex="0"', text)
         page.write_text(text, encoding="utf-8")
 
 
