@@ -127,6 +127,7 @@ def segment_command(
     M: Annotated[Optional[int], typer.Option("--M", help="Convolution blocks.")] = None,
     p: Annotated[Optional[int], typer.Option("--p", help="Feature channels.")] = None,
     q: Annotated[Optional[int], typer.Option("--q", help="Response channels: the most labels there can be.")] = None,
+    standardised: Annotated[Optional[bool], typer.Option(help="Give each band the same mean and spread first.")] = None,
     padding: Annotated[Optional[str], typer.Option(help="Beyond the border: zeros or replicate.")] = None,
     T: Annotated[Optional[int], typer.Option("--T", help="Updates at most.")] = None,
     lr: Annotated[Optional[float], typer.Option(help="Learning rate.")] = None,
@@ -164,7 +165,7 @@ def _folders(images, out):
 def _raise_pixel_limit(pixels):
     "Pillow refuses above twice its limit."
     from PIL import Image
-    Image.MAX_IMAGE_PIXELS = (pixels + 1) // 2
+    Image.MAX_IMAGE_PIXELS = pixels / 2
 
 # %% ../nbs/12_cli.ipynb #ef87eaf8
 @app.command()

@@ -25,7 +25,7 @@ import torch
 from sklearn.base import BaseEstimator, ClusterMixin
 
 from .features import Extractor, check_features, response_net
-from .images import InputError, labels_at, load_image, to_tensor, working_size
+from .images import InputError, labels_at, load_image, standardise, to_tensor, working_size
 from .loss import continuity, similarity
 from .silhouette import silhouette_phase
 from .weighting import weighting
@@ -99,6 +99,7 @@ def vote(
     patches: np.ndarray, # (h, w) integers from 0
 ) -> np.ndarray: # (h, w)
     "The label map in which every patch has the label that most of its pixels had; a tie takes the smaller label."
+    labels, patches = labels.astype(np.int64), patches.astype(np.int64)
     n = labels.max() + 1
     counts = np.bincount(patches.ravel() * n + labels.ravel(), minlength=(patches.max() + 1) * n)
     return counts.reshape(-1, n).argmax(1)[patches]
@@ -130,8 +131,9 @@ def writing(
     "Yields a temporary path with the same suffix in the same folder; renamed to `path` when the block succeeds, removed when not."
     path = Path(path)
     if path.exists() and not overwrite:
-        raise FileExistsError(f"{str(path)!r} exists. Choose another name, or pass overwrite=True (on the command line: --force).")
-    if not path.parent.is_dir(): raise FileNotFoundError(f"There is no folder {str(path.parent)!r} to write {path.name!r} in. Make it first.")
+        raise FileExistsError(f"{str(path)!r} exists. Choose another name, or pass overwrite=True (command line: --force).")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {str(path.parent)!r} to write {path.name!r} in. Make it first.")
     fd, draft = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
     os.close(fd)
     try:
@@ -192,31 +194,41 @@ def _write_history(seg, path):
     table = np.column_stack([np.arange(len(seg.history["loss"])), *seg.history.values()])
     np.savetxt(path, table, fmt="%.8g", delimiter=",", header=",".join(["iteration", *seg.history]), comments="")
 
-_WRITERS = {".png": _write_picture, ".tif": _write_picture, ".tiff": _write_picture, ".npz": _write_npz, ".csv": _write_history}
+_WRITERS = {".png": _write_picture, ".tif": _write_picture, ".tiff": _write_picture,
+            ".npz": _write_npz, ".csv": _write_history}
 
 # %% ../nbs/05_segmenter.ipynb #0d3506d3
 PRESETS = {
-    "paper": dict(M=3, p=100, q=100, padding="zeros", T=1000, lr=0.1, momentum=0.9, weight_decay=0.0, tol=0.0, max_pixels=0, superpixels=0.0),
-    "fast": dict(M=2, p=32, q=32, padding="replicate", T=10, lr=0.1, momentum=0.9, weight_decay=0.0, tol=0.002, max_pixels=40_000, superpixels=100.0),
+    "paper": dict(M=3, p=100, q=100, padding="zeros", T=1000, lr=0.1, momentum=0.9, weight_decay=0.0, tol=0.0,
+                  standardised=False, max_pixels=0, superpixels=0.0),
+    "fast": dict(M=2, p=32, q=32, padding="replicate", T=10, lr=0.1, momentum=0.9, weight_decay=0.0, tol=0.002,
+                 standardised=True, max_pixels=40_000, superpixels=100.0),
 }
 
 # %% ../nbs/05_segmenter.ipynb #c9ad6dfb
 def _whole(low, high=10**9): return Integral, lambda v: low <= v <= high, f"a whole number from {low} to {high}"
 _share = Real, lambda v: 0 <= v < 1, "a number of at least 0 and below 1"
+_size = Real, lambda v: 0 <= v < float("inf"), "a finite number of at least 0"
 
-_RULES = dict(padding=(str, lambda v: v in ("zeros", "replicate"), "'zeros' or 'replicate'"), M=_whole(1), p=_whole(1), q=_whole(2), T=_whole(1), momentum=_share, tol=_share, max_pixels=_whole(0), seed=_whole(0, 2**32 - 1),
-              lr=(Real, lambda v: 0 < v < float("inf"), "a finite number above 0"),
-              **dict.fromkeys(("weight_decay", "superpixels"), (Real, lambda v: 0 <= v < float("inf"), "a finite number of at least 0")))
+_RULES = {
+    "M": _whole(1), "p": _whole(1), "q": _whole(2), "T": _whole(1), "max_pixels": _whole(0), "seed": _whole(0, 2**32 - 1),
+    "standardised": (bool, lambda v: True, "True or False"),
+    "padding": (str, lambda v: v in ("zeros", "replicate"), "'zeros' or 'replicate'"),
+    "momentum": _share, "tol": _share, "weight_decay": _size, "superpixels": _size,
+    "lr": (Real, lambda v: 0 < v < float("inf"), "a finite number above 0"),
+}
 
 # %% ../nbs/05_segmenter.ipynb #7c0de0de
 def _resolve(preset, given):
     "The preset's settings with the given ones (those not None) over them, each checked."
-    if not isinstance(preset, str) or preset not in PRESETS: raise InputError(f"preset={preset!r}; expected one of {', '.join(map(repr, PRESETS))}.")
+    if not isinstance(preset, str) or preset not in PRESETS:
+        raise InputError(f"preset={preset!r}; expected one of {', '.join(map(repr, PRESETS))}.")
     settings = PRESETS[preset] | {name: value for name, value in given.items() if value is not None}
     for name, value in settings.items():
         kind, valid, expected = _RULES[name]
-        if isinstance(value, bool) or not isinstance(value, kind) or not valid(value): raise InputError(f"{name}={value!r}; expected {expected}.")
-    return {name: {Integral: int, Real: float, str: str}[_RULES[name][0]](value) for name, value in settings.items()}
+        if isinstance(value, bool) != (kind is bool) or not isinstance(value, kind) or not valid(value):
+            raise InputError(f"{name}={value!r}; expected {expected}.")
+    return {name: {Integral: int, Real: float}.get(_RULES[name][0], lambda v: v)(value) for name, value in settings.items()}
 
 # %% ../nbs/05_segmenter.ipynb #f5fab9cc
 def _device(device):
@@ -224,14 +236,15 @@ def _device(device):
     if device is None: device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try: torch.zeros(1, device=device).item()
     except Exception as e: # PyTorch raises RuntimeError, AssertionError or others, by backend
-        raise InputError(f"device={device!r} cannot be used ({str(e).splitlines()[0]}). Leave it out for the best there is, or take 'cpu'.") from e
+        raise InputError(f"device={device!r} cannot be used ({str(e).splitlines()[0]}). Leave it out for the best there is, "
+                         "or take 'cpu'.") from e
     return torch.device(device)
 
-# %% ../nbs/05_segmenter.ipynb #156c80ea
+# %% ../nbs/05_segmenter.ipynb #7da485f1
 def check_settings(
-    preset: str = "fast", variant="fsf", mu=None, min_labels="silhouette", on="image", features="cnn", weights="DEFAULT", freeze=None,
-    seed: int = 0, device=None, # as in `segment`, all of them
-    **of_preset, # M, p, q, padding, T, lr, momentum, weight_decay, tol, max_pixels, superpixels: as in `segment`
+    preset="fast", variant="fsf", mu=None, min_labels="silhouette", on="image", # as in `segment`, these and the next
+    features="cnn", weights="DEFAULT", freeze=None, seed=0, device=None,
+    **of_preset, # M, p, q, standardised, padding, T, lr, momentum, weight_decay, tol, max_pixels, superpixels: as in `segment`
 ) -> tuple[dict, Callable[[int], float], torch.device]:
     "Everything about the settings of `segment` that needs no image: (resolved, the weighting, the device). Raises `InputError`."
     if seed is None: raise InputError("seed=None; expected a whole number, so that the result can be repeated.")
@@ -241,9 +254,12 @@ def check_settings(
     w, where = weighting(variant, mu), _device(device)
     if not (min_labels is None or isinstance(min_labels, str) and min_labels == "silhouette"
             or isinstance(min_labels, Integral) and not isinstance(min_labels, bool) and 1 <= min_labels < settings["q"]):
-        raise InputError(f"min_labels={min_labels!r}; expected 'silhouette', None, or a whole number of at least 1 and below q={settings['q']}.")
-    return dict(preset=preset, variant=variant, mu=mu, min_labels=min_labels, on=on, features=features, weights=weights, freeze=freeze,
-                device=str(where), **settings), w, where
+        raise InputError(f"min_labels={min_labels!r}; expected 'silhouette', None, or a whole number of at least 1 and below "
+                         f"q={settings['q']}.")
+    mu = None if mu is None else float(mu)
+    min_labels = int(min_labels) if isinstance(min_labels, Integral) else min_labels
+    return dict(preset=preset, variant=variant, mu=mu, min_labels=min_labels, on=on, features=features, weights=weights,
+                freeze=freeze, device=str(where), **settings), w, where
 
 # %% ../nbs/05_segmenter.ipynb #43aec159
 def _watch(
@@ -308,6 +324,7 @@ def segment(
     M: int | None = None, # convolution blocks
     p: int | None = None, # feature channels
     q: int | None = None, # response channels, the most labels there can be
+    standardised: bool | None = None, # give each band the same mean and spread first (for features="cnn")
     padding: str | None = None, # what the convolutions see beyond the border: "zeros", or "replicate" (the nearest pixel)
     T: int | None = None, # updates at most
     lr: float | None = None, # learning rate of SGD
@@ -325,10 +342,12 @@ def segment(
 
     Raises `InputError` for an image or a setting that cannot be used, `FileNotFoundError` for a path that leads nowhere."""
     start = time.perf_counter()
-    settings, weight, device = check_settings(preset, variant, mu, min_labels, on, features, weights, freeze, seed, device, M=M, p=p, q=q,
-                                              padding=padding, T=T, lr=lr, momentum=momentum, weight_decay=weight_decay, tol=tol, max_pixels=max_pixels, superpixels=superpixels)
+    settings, weight, device = check_settings(
+        preset, variant, mu, min_labels, on, features, weights, freeze, seed, device, M=M, p=p, q=q, standardised=standardised,
+        padding=padding, T=T, lr=lr, momentum=momentum, weight_decay=weight_decay, tol=tol, max_pixels=max_pixels, superpixels=superpixels)
     image, q, seed = load_image(image), settings["q"], settings["seed"]
     x = to_tensor(image, working_size(image.shape[:2], settings["max_pixels"] or None), device)
+    x = standardise(x) if settings["standardised"] and features == "cnn" else x # an extractor of another kind expects [0, 1]
     net = response_net(x.shape[1], settings["M"], settings["p"], q, seed, features, weights, freeze, settings["padding"], like=x)
     opt_nC = silhouette_phase(_seen(on, image, net, x), seed=seed).opt_nC if min_labels == "silhouette" else min_labels
     floor = min(opt_nC or 0, q - 1) # below q, or there would be nothing to merge
@@ -342,11 +361,12 @@ class DynaSeg(ClusterMixin, BaseEstimator):
     """`segment` as a scikit-learn clusterer of one image's pixels; the settings are those of `segment`.
 
     After `fit`: `labels_` (H, W) int64, `n_clusters_`, and `segmentation_`, the whole result."""
-    def __init__(self, preset="fast", *, variant="fsf", mu=None, min_labels="silhouette", on="image", features="cnn", weights="DEFAULT", freeze=None,
-                 M=None, p=None, q=None, padding=None, T=None, lr=None, momentum=None, weight_decay=None, tol=None, max_pixels=None, superpixels=None, seed=0, device=None, progress=True, callback=None):
+    def __init__(self, preset="fast", *, variant="fsf", mu=None, min_labels="silhouette", on="image", features="cnn", weights="DEFAULT",
+                 freeze=None, M=None, p=None, q=None, standardised=None, padding=None, T=None, lr=None, momentum=None, weight_decay=None,
+                 tol=None, max_pixels=None, superpixels=None, seed=0, device=None, progress=True, callback=None):
         self.preset, self.variant, self.mu, self.min_labels = preset, variant, mu, min_labels
         self.on, self.features, self.weights, self.freeze = on, features, weights, freeze
-        self.M, self.p, self.q, self.padding, self.T = M, p, q, padding, T
+        self.M, self.p, self.q, self.standardised, self.padding, self.T = M, p, q, standardised, padding, T
         self.lr, self.momentum, self.weight_decay, self.tol = lr, momentum, weight_decay, tol
         self.max_pixels, self.superpixels = max_pixels, superpixels
         self.seed, self.device, self.progress, self.callback = seed, device, progress, callback
