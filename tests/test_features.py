@@ -1,0 +1,663 @@
+"""Extractors: the contract on any stride and level, ResNet-18 by hand, frozen weights, weights files good and bad; no network."""
+import copy
+import hashlib
+import os
+import pickle
+import socket
+import sys
+from collections import OrderedDict, namedtuple
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from dynaseg.features import (NAMED, STAGES, AtScales, FeatureMap, Frozen, channels_of, check_features, imagenet_colours,
+                              levels_of, resnet18, resnet18_fpn, resnet18_stem, response_net)
+from dynaseg.images import InputError
+from dynaseg.segmenter import DynaSeg, fit, segment
+from dynaseg.silhouette import silhouette_phase
+from dynaseg.weighting import fsf
+
+Weights = torchvision.models.ResNet18_Weights
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    def refuse(*args): raise OSError("this test may not use the network")
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def n_parameters(net, to_fit=False):
+    return sum(w.numel() for w in net.parameters() if w.requires_grad or not to_fit)
+
+
+def picture(C=3, h=37, w=50, seed=0):
+    return torch.rand(1, C, h, w, generator=torch.Generator().manual_seed(seed))
+
+
+def state(net):
+    return {k: v.clone() for k, v in net.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(a[k].equal(b[k]) for k in a)
+
+
+def run(net, x, T=3):
+    return list(fit(net, x, fsf(), T=T))
+
+
+class Small(nn.Module):
+    "A backbone with a batch norm, as a user may bring one."
+    def __init__(self, dropout=0.0):
+        super().__init__()
+        self.conv, self.norm, self.drop = nn.Conv2d(3, 7, 3, stride=2), nn.BatchNorm2d(7), nn.Dropout2d(dropout)
+
+    def forward(self, x): return self.drop(self.norm(self.conv(x)).relu())
+
+
+# --- the contract
+
+CONTAINERS = [list, tuple, lambda levels: {str(i): v for i, v in enumerate(levels)}, lambda levels: OrderedDict(enumerate(levels)),
+              lambda levels: namedtuple("Out", [f"l{i}" for i in range(len(levels))])(*levels)]
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 6)), min_size=1, max_size=4), st.sampled_from(CONTAINERS),
+       st.integers(1, 4), st.integers(1, 7))
+def test_levels_of_any_stride_and_channels_come_out_at_the_photos_size(levels, container, C, p):
+    def extractor(x):
+        return container([F.avg_pool2d(x, s).mean(1, keepdim=True).expand(-1, c, -1, -1) for s, c in levels])
+    x = picture(C, 11, 14)
+    net = response_net(C, p=p, q=5, features=extractor, like=x)
+    assert net(x).shape == (1, 5, 11, 14) and net.features(x).shape == (1, p, 11, 14)
+    projections = sum(c * p + p for _, c in levels if c != p)
+    block = 2 * p if len(levels) > 1 or levels[0][1] != p else 0
+    assert n_parameters(net) == projections + block + p * 5 + 5 + 10
+
+
+def test_one_map_with_p_channels_at_full_size_is_taken_as_it_is():
+    x = picture()
+    feature_map = FeatureMap(lambda x: x * 2, [3], p=3)
+    assert feature_map(x).equal(x * 2) and n_parameters(feature_map) == 0
+
+
+def test_a_tensor_of_its_own_is_one_level():
+    x = picture()
+    assert levels_of(x) == [x]
+
+
+@pytest.mark.parametrize("bad", [None, "text", 3.0, [], {}, [None], torch.rand(3, 4, 5), torch.rand(2, 3, 4, 5), torch.rand(1, 0, 4, 5),
+                                 torch.rand(1, 197, 64), torch.ones(1, 3, 4, 5, dtype=torch.int64), {"a": torch.rand(1, 3, 4, 5), "b": 1}])
+def test_what_is_no_feature_map_is_named(bad):
+    with pytest.raises(InputError, match="expected a float tensor"):
+        response_net(3, features=lambda x: bad)
+
+
+def test_an_extractor_that_fails_is_told_with_its_own_words():
+    def extractor(x): raise KeyError("layer9")
+    with pytest.raises(InputError, match=r"\(1, 3, 37, 50\) \(KeyError: 'layer9'\)"):
+        response_net(3, features=extractor, like=picture())
+
+
+def test_an_extractor_may_not_change_the_picture():
+    with pytest.raises(InputError, match="changed its input"):
+        channels_of(lambda x: x.sub_(0.5), picture())
+
+
+def test_an_extractor_that_changes_its_number_of_levels_is_found():
+    answers = iter([[picture(), picture()], [picture()]])
+    feature_map = FeatureMap(lambda x: next(answers), [3, 3], 4)
+    feature_map(picture())
+    with pytest.raises(ValueError, match="shorter"): feature_map(picture())
+
+
+def test_enlarging_keeps_constants_and_places():
+    step = torch.zeros(1, 1, 2, 2); step[..., 1] = 1
+    wide = FeatureMap(lambda x: step, [1], 1)(picture(1, 8, 8))
+    assert wide[0, 0, :, 0].eq(0).all() and wide[0, 0, :, -1].eq(1).all() and wide.diff(dim=3).ge(0).all()
+
+
+@pytest.mark.parametrize("features", [*NAMED, Small()])
+def test_the_same_seed_gives_the_same_start(features):
+    net = lambda seed: state(response_net(3, M=1, p=6, q=5, seed=seed, features=features, weights=None))
+    before = torch.random.get_rng_state()
+    assert same(net(0), net(0)) and not same(net(0), net(1))
+    assert before.equal(torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("settings, words", [
+    (dict(features="resnet50"), "'resnet50'.*'cnn', 'resnet18-fpn', 'resnet18-stem'"), (dict(features=None), "None"), (dict(features=3), "3"),
+    (dict(features=Small), "instance"), (dict(features=["cnn"]), "cnn"), (dict(freeze="yes"), "'yes'"),
+    (dict(features=abs, freeze=False), "no weights to fit"), (dict(weights=5), "weights=5"), (dict(weights="mine.pth"), "ResNets"),
+    (dict(features=Small(), weights="mine.pth"), "before you pass it")])
+def test_settings_that_do_not_go_together(settings, words):
+    with pytest.raises(InputError, match=words): check_features(**{"features": "cnn"} | settings)
+    with pytest.raises(InputError, match=words): response_net(3, **settings)
+
+
+@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("bad", [dict(p=0), dict(p=1.5), dict(q=1), dict(in_channels=0)])
+def test_bad_sizes_are_named_whatever_the_extractor(name, bad):
+    with pytest.raises(InputError, match=f"{[*bad][0]}={[*bad.values()][0]}"):
+        response_net(**{"in_channels": 3, "features": name, "weights": None} | bad)
+
+
+# --- frozen or not
+
+def test_a_frozen_module_is_not_changed_by_a_fit_nor_by_train():
+    x = picture()
+    net = response_net(3, p=4, q=4, features=Small())
+    before = state(net.features.extractor)
+    run(net, x); net.train(); run(net, x); net.eval(); net.train()
+    assert same(state(net.features.extractor), before)               # weights, and the statistics of batch norm
+    assert not any(m.training for m in net.features.extractor.modules())
+    assert net.training and net.classifier.training and net.features.project.training
+    assert n_parameters(net, to_fit=True) == n_parameters(net) - n_parameters(Small())
+
+
+def test_a_frozen_batch_norm_uses_its_remembered_statistics():
+    norm = nn.BatchNorm2d(3)
+    norm.running_mean += 5
+    assert response_net(3, p=3, features=norm).features(picture()).mean() < -4
+
+
+def test_new_layers_learn_over_a_frozen_extractor():
+    net = response_net(3, p=4, q=4, features=Small())
+    before = state(net.classifier) | state(net.features.project)
+    run(net, picture())
+    after = state(net.classifier) | state(net.features.project)
+    assert not any(after[k].equal(before[k]) for k in before if k.endswith("weight"))
+
+
+@pytest.mark.parametrize("freeze", [None, True, False])
+def test_a_users_module_is_never_changed(freeze):
+    mine = Small().train()
+    before = state(mine)
+    run(response_net(3, p=4, q=4, features=mine, freeze=freeze), picture())
+    assert same(state(mine), before) and mine.training and mine.norm.training
+    assert all(w.requires_grad and w.grad is None for w in mine.parameters())
+
+
+def test_a_module_that_is_not_frozen_learns_in_training_mode():
+    net = response_net(3, p=4, q=4, features=Small().eval(), freeze=False)
+    before = state(net.features.extractor)
+    assert net.features.extractor.norm.training
+    run(net, picture())
+    after = state(net.features.extractor)
+    assert not any(after[k].equal(before[k]) for k in ("conv.weight", "norm.weight", "norm.running_mean"))
+
+
+def test_dropout_is_off_so_that_two_fits_agree():
+    nets = [response_net(3, p=4, q=4, features=Small(dropout=0.5), freeze=False, like=picture()) for _ in range(2)]
+    state_dicts = [state(net) for net in nets]
+    assert not same(*state_dicts) # two Smalls, each with random weights of its own
+    nets[1].load_state_dict(state_dicts[0])
+    assert [s.loss for s in run(nets[0], picture())] == [s.loss for s in run(nets[1], picture())]
+
+
+def test_the_frozen_answer_is_remembered_until_the_image_or_the_weights_change():
+    calls = []
+    frozen, x = Frozen(nn.Conv2d(3, 2, 1)), picture()
+    frozen.net.register_forward_hook(lambda *_: calls.append(1))
+    first = frozen(x); frozen(x)
+    assert len(calls) == 1
+    x += 1
+    assert not frozen(x).equal(first) and len(calls) == 2             # the same tensor with other values
+    assert frozen(x.clone()).equal(frozen(x)) and len(calls) == 4     # another tensor with the same values
+    frozen.load_state_dict({k: v * 0 for k, v in frozen.state_dict().items()})
+    assert frozen(x).eq(0).all() and len(calls) == 5
+
+
+def test_a_fit_asks_a_frozen_extractor_once():
+    calls = []
+    def extractor(x): calls.append(1); return x
+    x = picture()
+    run(response_net(3, p=3, q=4, features=extractor, like=x), x, T=6)
+    assert len(calls) == 1
+
+
+def test_the_cnn_can_be_frozen():
+    net = response_net(3, M=2, p=4, q=4, freeze=True)
+    before = state(net.features)
+    run(net, picture())
+    assert same(state(net.features), before) and n_parameters(net, to_fit=True) == 4 * 4 + 4 + 8
+
+
+# --- ResNet-18, against torchvision's own layers called one by one
+
+def whole_resnet(seed=0):
+    torch.manual_seed(seed)
+    net = torchvision.models.resnet18(weights=None)
+    for m in net.modules():
+        if isinstance(m, nn.BatchNorm2d): nn.init.uniform_(m.running_mean, -1, 1); nn.init.uniform_(m.running_var, 0.5, 2); nn.init.uniform_(m.weight)
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "resnet.pth"
+    torch.save(whole_resnet().state_dict(), path)
+    return path
+
+
+def stages_by_hand(net, x):
+    mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    out = {"relu": net.bn1(net.conv1((x - mean) / std)).relu()}
+    y = net.maxpool(out["relu"])
+    for name in ("layer1", "layer2", "layer3", "layer4"): out[name] = y = getattr(net, name)(y)
+    return out
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(64, 96), (37, 51)])
+def test_the_levels_are_torchvisions(file, size):
+    x = picture(3, *size)
+    got, expected = resnet18(levels=[*STAGES], weights=file).eval()(x), stages_by_hand(whole_resnet(), x)
+    assert [*got] == [*STAGES]
+    for name, level in got.items():
+        torch.testing.assert_close(level, expected[name])
+        assert level.shape[1] == STAGES[name]
+
+
+@torch.no_grad()
+def test_the_pyramid_goes_from_the_top_down(file):
+    x, net = picture(3, 64, 96), resnet18_fpn(p=8, levels=["layer1", "layer3", "layer4"], weights=file)
+    stages, fpn, above = stages_by_hand(whole_resnet(), x), net[1], 0
+    for i, name in reversed([*enumerate(("layer1", "layer3", "layer4"))]):
+        lateral = fpn.inner_blocks[i](stages[name])
+        above = lateral + (F.interpolate(above, lateral.shape[2:], mode="nearest") if torch.is_tensor(above) else 0)
+        torch.testing.assert_close(net(x)[name], fpn.layer_blocks[i](above))
+
+
+@torch.no_grad()
+def test_the_coarsest_stage_reaches_the_finest_level(file):
+    x, net = picture(3, 64, 96), resnet18_fpn(p=8, levels=["layer1", "layer4"], weights=file)
+    before = net(x)["layer1"]
+    net[0].net[1].layers.get_submodule("layer4.1.bn2").weight.add_(1)
+    assert not net(x)["layer1"].allclose(before)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(20, 30), (21, 33)])
+def test_the_published_simpler_form(file, size):
+    x, net = picture(3, *size), response_net(3, p=6, q=5, features="resnet18-stem", weights=file)
+    whole = whole_resnet()
+    stride2 = whole.layer1(stages_by_hand(whole, x)["relu"])
+    conv = net.features.extractor[-1]
+    expected = F.conv2d(F.interpolate(stride2, scale_factor=2, mode="bilinear"), conv.weight, conv.bias, padding=1)
+    if size[0] % 2: expected = F.interpolate(expected, size, mode="bilinear")
+    torch.testing.assert_close(net.features(x), expected)
+    assert net(x).shape == (1, 5, *size)
+
+
+@pytest.mark.parametrize("p, q", [(64, 64), (100, 100), (7, 3)])
+def test_parameter_counts(p, q):
+    classifier = p * q + q + 2 * q
+    resnet = 11_689_512 - 513_000                                     # torchvision's count, less 1000 classes
+    stem = 9_408 + 128 + 147_968                                      # conv1, bn1, layer1
+    shallow = stem + 525_568                                          # and layer2
+    fpn = (64 + 64 + 128) * p + 3 * p + 3 * (9 * p * p + p)
+    deep = (64 + 128 + 256 + 512) * p + 4 * p + 4 * (9 * p * p + p)
+    nets = {name: response_net(3, p=p, q=q, features=name, weights=None) for name in NAMED[1:]}
+    assert n_parameters(resnet18_fpn(p=p, levels=[f"layer{i}" for i in (1, 2, 3, 4)], weights=None)) == resnet + deep
+    assert n_parameters(nets["resnet18-fpn"]) == shallow + fpn + 2 * p + classifier
+    assert n_parameters(nets["resnet18-stem"]) == stem + 9 * 64 * p + p + classifier
+    frozen = {name: response_net(3, p=p, q=q, features=name, weights=None, freeze=True) for name in NAMED[1:]}
+    assert n_parameters(frozen["resnet18-fpn"], to_fit=True) == fpn + 2 * p + classifier
+    assert n_parameters(frozen["resnet18-stem"], to_fit=True) == 9 * 64 * p + p + classifier
+
+
+@pytest.mark.parametrize("name", NAMED[1:])
+@pytest.mark.parametrize("freeze", [None, False])
+def test_loaded_weights_are_kept_unless_asked_otherwise(file, name, freeze):
+    net = response_net(3, p=4, q=4, features=name, weights=file, freeze=freeze)
+    resnet = net.features.extractor[0]
+    before = state(resnet)
+    run(net, picture(3, 40, 70))
+    if freeze is None: assert same(state(resnet), before) and not any(m.training for m in resnet.modules())
+    else:
+        assert all(m.training for m in resnet.modules())
+        changed = [k for k in before if not state(resnet)[k].equal(before[k])]
+        assert {"weight", "running_mean", "running_var"} <= {k.rsplit(".", 1)[1] for k in changed}
+
+
+@pytest.mark.parametrize("name", NAMED[1:])
+def test_random_weights_are_fitted_unless_asked_otherwise(name):
+    every = response_net(3, p=4, features=name, weights=None)
+    assert n_parameters(every) == n_parameters(every, to_fit=True)
+
+
+def test_one_band_is_three_equal_ones(file):
+    net, grey = resnet18(1, weights=file).eval(), picture(1)
+    with torch.no_grad(): a, b = net(grey), net(grey.expand(1, 3, -1, -1))
+    for name in a: torch.testing.assert_close(a[name], b[name])
+
+
+@pytest.mark.parametrize("C", [2, 4, 12])
+@pytest.mark.parametrize("name", NAMED)
+def test_other_numbers_of_bands(file, name, C):
+    assert response_net(C, p=4, q=4, features=name, weights=None)(picture(C, 40, 70)).shape == (1, 4, 40, 70)
+    if name == "cnn": return
+    with pytest.raises(InputError, match=f"{C} bands.*three bands.*'cnn'"):
+        response_net(C, features=name, weights=file)
+
+
+def test_the_order_in_which_levels_are_asked_for_does_not_matter(file):
+    levels = [*resnet18(levels=["layer2", "relu"], weights=file)(picture())]
+    assert levels == ["relu", "layer2"]
+    assert channels_of(resnet18_fpn(p=5, levels=["layer2", "relu"], weights=file), picture()) == [5, 5]
+
+
+def test_stages_after_the_last_level_are_left_off(file):
+    assert n_parameters(resnet18(levels=["relu"], weights=file)) == 9_408 + 128
+
+
+@pytest.mark.parametrize("levels", [[], ["layer5"], ["layer1", "fc"]])
+def test_unknown_levels(levels):
+    with pytest.raises(InputError, match="layer4"): resnet18(levels=levels, weights=None)
+
+
+def test_colours_are_imagenets():
+    transform = Weights.DEFAULT.transforms()
+    expected = torchvision.transforms.functional.normalize(picture(), transform.mean, transform.std)
+    torch.testing.assert_close(imagenet_colours(picture()), expected)
+
+
+# --- weights
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch, file):
+    "A cache folder of the test's own, and ImageNet's file played by one that the test wrote, named as the publisher does."
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    folder = tmp_path / "home" / "hub" / "checkpoints"
+    name = f"resnet18-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}.pth"
+    monkeypatch.setattr(Weights.DEFAULT.value, "url", f"https://weights.example/{name}")
+    folder.mkdir(parents=True)
+    return folder / name
+
+
+def loaded(net, seed=0):
+    return net[0].net[1].layers.conv1.weight.equal(whole_resnet(seed).conv1.weight)
+
+
+def test_default_weights_come_from_the_cache(cache, file):
+    cache.write_bytes(file.read_bytes())
+    assert loaded(resnet18_fpn())
+    assert response_net(3, features="resnet18-stem").features.extractor[0].net[1][0].weight.equal(whole_resnet().conv1.weight)
+
+
+def test_default_weights_are_downloaded_once_with_a_progress_bar(cache, file, monkeypatch, capfd):
+    source = cache.parent.parent.parent.parent / "server"
+    source.mkdir()
+    (source / cache.name).write_bytes(file.read_bytes())
+    monkeypatch.setattr(Weights.DEFAULT.value, "url", (source / cache.name).as_uri())
+    assert loaded(resnet18_fpn()) and cache.read_bytes() == file.read_bytes()
+    assert "100%" in capfd.readouterr().err
+    (source / cache.name).unlink()
+    assert loaded(resnet18_fpn())
+
+
+def test_a_damaged_download_is_not_kept(cache, file, monkeypatch):
+    source = cache.parent.parent.parent.parent / cache.name
+    source.write_bytes(file.read_bytes()[:-5])
+    monkeypatch.setattr(Weights.DEFAULT.value, "url", source.as_uri())
+    with pytest.raises(InputError, match="invalid hash"): resnet18()
+    assert not any(cache.parent.iterdir())
+
+
+def test_offline_and_not_cached_says_what_to_get_and_where_to_put_it(cache):
+    with pytest.raises(InputError) as e: response_net(3, features="resnet18-fpn")
+    for words in (f"https://weights.example/{cache.name}", str(cache), "weights=None", "features='cnn'", "may not use the network"):
+        assert words in str(e.value)
+
+
+def test_the_real_name_is_torchvisions(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(InputError, match="https://download.pytorch.org/models/resnet18-f37072fd.pth could not"): resnet18()
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
+    with pytest.raises(InputError, match="could not be downloaded.*file"): resnet18()
+
+
+def flipped(data, at):
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1:]
+
+
+DAMAGE = {
+    "cut short": lambda good: good[:len(good) // 2],
+    "cut short: it ends after 0 bytes": lambda good: b"",
+    "SHA-256": lambda good: flipped(good, len(good) // 2),
+}
+
+
+@pytest.mark.parametrize("words", DAMAGE)
+def test_damage_in_the_cache_is_told_apart(cache, file, words):
+    cache.write_bytes(DAMAGE[words](file.read_bytes()))
+    with pytest.raises(InputError, match=f"{words}.*download it anew"): resnet18()
+    cache.write_bytes(file.read_bytes()) # the advice helps
+    assert loaded(resnet18_fpn())
+
+
+def test_another_network_in_the_cache(cache, monkeypatch, tmp_path):
+    torch.save(torchvision.models.resnet34(weights=None).state_dict(), tmp_path / "r34.pth")
+    digits = hashlib.sha256((tmp_path / "r34.pth").read_bytes()).hexdigest()[:8]
+    monkeypatch.setattr(Weights.DEFAULT.value, "url", f"https://weights.example/resnet18-{digits}.pth")
+    (tmp_path / "r34.pth").rename(cache.parent / f"resnet18-{digits}.pth")
+    with pytest.raises(InputError, match="another network.*layer1.2.conv1.weight"): resnet18()
+
+
+@pytest.mark.parametrize("as_str", [True, False])
+def test_a_file_of_the_users_own(file, as_str):
+    assert loaded(resnet18_fpn(weights=str(file) if as_str else file))
+
+
+def save(tmp_path, state, name="mine.pth", **how):
+    torch.save(state, tmp_path / name, **how)
+    return tmp_path / name
+
+
+def test_files_with_less_in_them_that_still_have_all_that_is_needed(tmp_path):
+    full = whole_resnet().state_dict()
+    for name, leave_out in {"no_classes.pth": "fc.", "no_counts.pth": "num_batches_tracked"}.items():
+        assert loaded(resnet18_fpn(weights=save(tmp_path, {k: v for k, v in full.items() if leave_out not in k}, name)))
+    other_classes = full | {"fc.weight": torch.rand(5, 512), "fc.bias": torch.rand(5)}
+    assert loaded(resnet18_fpn(weights=save(tmp_path, other_classes)))
+
+
+@pytest.mark.parametrize("keep", [0.01, 0.3, 0.999])
+def test_the_format_from_before_pytorch_1_6(tmp_path, keep):
+    path = save(tmp_path, whole_resnet().state_dict(), _use_new_zipfile_serialization=False)
+    assert loaded(resnet18_fpn(weights=path))
+    path.write_bytes(path.read_bytes()[:int(keep * path.stat().st_size)])
+    with pytest.raises(InputError, match="cut short"): resnet18(weights=path)
+
+
+@pytest.mark.parametrize("at", [0.2, 0.5, 0.8])
+def test_one_wrong_bit_in_a_users_file_is_found(tmp_path, file, at):
+    (tmp_path / "flipped.pth").write_bytes(flipped(file.read_bytes(), int(at * file.stat().st_size)))
+    with pytest.raises(InputError, match="damaged.*checksum"): resnet18(weights=tmp_path / "flipped.pth")
+
+
+def change(state, name):
+    return {"missing": {k: v for k, v in state.items() if k != "layer3.0.conv1.weight"},
+            "shape": state | {"layer3.0.conv1.weight": torch.rand(3, 3)},
+            "extra": state | {"layer3.0.conv1.weight2": torch.rand(3)},
+            "prefix": {f"module.{k}": v for k, v in state.items()},
+            "nested": {"state_dict": state, "epoch": 3}}[name]
+
+
+@pytest.mark.parametrize("name, entry", [("missing", "layer3.0.conv1.weight"), ("shape", "layer3.0.conv1.weight"),
+                                         ("extra", "layer3.0.conv1.weight2"), ("prefix", "module.conv1.weight"), ("nested", "state_dict")])
+def test_the_weights_of_another_network_are_named(tmp_path, name, entry):
+    path = save(tmp_path, change(whole_resnet().state_dict(), name))
+    with pytest.raises(InputError, match=f"another network.*{entry}.*Expected"): resnet18(weights=path)
+
+
+@pytest.mark.parametrize("make", [torchvision.models.resnet34, torchvision.models.resnet50, torchvision.models.mobilenet_v3_small])
+def test_other_architectures(tmp_path, make):
+    with pytest.raises(InputError, match="another network"):
+        resnet18(weights=save(tmp_path, make(weights=None).state_dict()))
+
+
+@pytest.mark.parametrize("thing", [[1, 2], torch.rand(3), {}, 5])
+def test_a_file_that_holds_no_state_dict(tmp_path, thing):
+    with pytest.raises(InputError, match="expected a state dict"): resnet18(weights=save(tmp_path, thing))
+
+
+@pytest.mark.parametrize("content", [b"<html>Please log in</html>", b"\x89PNG\r\n\x1a\n" + bytes(100), os.urandom(50)])
+def test_a_file_that_is_something_else(tmp_path, content):
+    (tmp_path / "page.pth").write_bytes(content)
+    with pytest.raises(InputError, match="cannot be read as weights|cut short"): resnet18(weights=tmp_path / "page.pth")
+
+
+class Trap:
+    def __init__(self, path): self.path = path
+    def __reduce__(self): return (open, (str(self.path), "w"))
+
+
+def test_code_in_a_weights_file_does_not_run(tmp_path):
+    torch.save({"conv1.weight": Trap(tmp_path / "ran")}, tmp_path / "trap.pth")
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Trap(tmp_path / "ran")))
+    for name in ("trap.pth", "plain.pth"):
+        with pytest.raises(InputError, match="cannot be read") as e: resnet18(weights=tmp_path / name)
+        assert "weights_only" not in str(e.value) # no advice to switch the guard off
+    assert not (tmp_path / "ran").exists()
+
+
+def test_no_such_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere.pth"): resnet18(weights=tmp_path / "nowhere.pth")
+    with pytest.raises(FileNotFoundError, match="no weights file"): resnet18(weights=tmp_path)
+
+
+def test_safetensors(tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    path = tmp_path / "mine.safetensors"
+    safetensors.save_file(whole_resnet().state_dict(), path)
+    assert loaded(resnet18_fpn(weights=path))
+    good = path.read_bytes()
+    for n in (0, 5, 100, len(good) // 2, len(good) - 1):
+        path.write_bytes(good[:n])
+        with pytest.raises(InputError, match="cut short"): resnet18(weights=path)
+    for junk in (b"<html>Please log in</html>" * 9, (10).to_bytes(8, "little") + b"not json!!", (2).to_bytes(8, "little") + b"[]"):
+        path.write_bytes(junk)
+        with pytest.raises(InputError, match="cannot be read|cut short"): resnet18(weights=path)
+
+
+def test_safetensors_without_its_package(tmp_path, monkeypatch):
+    (tmp_path / "mine.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(InputError, match="pip install safetensors"): resnet18(weights=tmp_path / "mine.safetensors")
+
+
+# --- torchvision
+
+def test_a_torchvision_that_does_not_go_with_pytorch(monkeypatch):
+    for name in [m for m in sys.modules if m.split(".")[0] == "torchvision"]: monkeypatch.delitem(sys.modules, name)
+    class Broken:
+        def find_spec(self, name, *args):
+            if name == "torchvision": raise RuntimeError("operator torchvision::nms does not exist")
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    with pytest.raises(InputError, match=r"nms does not exist\).*--force-reinstall torch torchvision.*'cnn'"):
+        response_net(3, features="resnet18-fpn", weights=None)
+    assert response_net(3, M=1, p=4, q=4)(picture()).shape == (1, 4, 37, 50)
+
+
+def test_the_cnn_does_not_import_torchvision(python):
+    python("import sys; from dynaseg.features import response_net; response_net(3); assert 'torchvision' not in sys.modules")
+
+
+@pytest.mark.parametrize("make", [torchvision.models.segmentation.lraspp_mobilenet_v3_large, torchvision.models.segmentation.fcn_resnet50])
+def test_a_segmentation_network_of_torchvisions_can_be_fitted(make):
+    torch.manual_seed(0)
+    theirs = make(weights=None, weights_backbone=None, num_classes=6)
+    net, x = response_net(3, p=6, q=5, features=theirs, freeze=False), picture(3, 48, 64)
+    steps = run(net, x, T=2)
+    assert steps[-1].response.shape == (5, 48, 64) and steps[-1].loss != steps[0].loss
+    again = run(response_net(3, p=6, q=5, features=theirs, freeze=False), x, T=2)
+    assert [s.loss for s in again] == [s.loss for s in steps]
+
+
+# --- several sizes
+
+def test_scales_give_all_levels_of_all_sizes():
+    x = picture(3, 40, 60)
+    two = AtScales(lambda x: [x, F.avg_pool2d(x, 4)], scales=(1, 0.5, 2))
+    assert [tuple(v.shape[2:]) for v in two(x)] == [(40, 60), (10, 15), (20, 30), (5, 7), (80, 120), (20, 30)]
+    assert two(x)[0].equal(x)
+    net = response_net(3, p=4, q=4, features=two, like=x)
+    assert net(x).shape == (1, 4, 40, 60)
+
+
+def test_scales_around_any_module_can_be_fitted_or_frozen():
+    for extractor in (Small(), resnet18(weights=None, levels=["layer1"])):
+        for freeze in (True, False):
+            net = response_net(3, p=4, q=4, features=AtScales(extractor), freeze=freeze)
+            assert (n_parameters(net, to_fit=True) == n_parameters(net)) is not freeze
+            assert run(net, picture(3, 40, 60), T=2)[-1].response.shape == (4, 40, 60)
+
+
+@pytest.mark.parametrize("scales", [(), (0,), (1, -0.5), (float("nan"),)])
+def test_scales_have_to_be_above_0(scales):
+    with pytest.raises(InputError, match="scales"): AtScales(Small(), scales)
+
+
+# --- habits that programs rely on
+
+def test_nets_can_be_copied_and_pickled(tmp_path, file):
+    x = picture(3, 40, 60)
+    for features in (*NAMED, Small()):
+        net = response_net(3, M=1, p=4, q=4, features=features, weights=file if str(features).startswith("resnet") else "DEFAULT")
+        r = net(x)
+        for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))): torch.testing.assert_close(other(x), r)
+
+
+# --- in `segment`
+
+@pytest.mark.parametrize("features, weights, on", [("cnn", None, "features"), ("resnet18-stem", None, "image"), ("resnet18-fpn", None, "features"),
+                                                   ("resnet18-stem", "file", "features"), ("resnet18-fpn", "file", "image"),
+                                                   (Small(), "DEFAULT", "features"), (lambda x: F.avg_pool2d(x, 2), "DEFAULT", "image")])
+def test_segment_takes_every_extractor_and_repeats_itself(photo, quick, file, features, weights, on):
+    how = quick | dict(features=features, weights=file if weights == "file" else weights, on=on)
+    first, again = segment(photo, **how), DynaSeg(**how).fit(photo).segmentation_
+    assert first.labels.shape == photo.shape[:2] and first.labels.dtype == np.int64
+    assert np.array_equal(first.labels, again.labels) and first.history["loss"].tolist() == again.history["loss"].tolist()
+    assert 2 <= first.opt_nC <= 26
+
+
+def test_the_silhouette_phase_can_look_at_features(quick):
+    def extractor(x): return x * torch.tensor([1.0, 0, 0])[:, None, None]     # sees red only: 4 of the 8 colours
+    rng = np.random.default_rng(0)
+    colours = np.array([[r, g, 0.5] for r in (0.1, 0.4, 0.6, 0.9) for g in (0.2, 0.8)])[rng.integers(0, 8, (30, 40))]
+    image = (colours + rng.normal(0, 0.01, colours.shape)).clip(0, 1).astype(np.float32)
+    how = quick | dict(features=extractor, p=3)
+    assert segment(image, **how, on="features").opt_nC == 4 == silhouette_phase(image * np.float32([1, 0, 0])).opt_nC
+    assert segment(image, **how, on="image").opt_nC == segment(image, **how).opt_nC == 8
+
+
+def test_an_image_too_small_for_batch_norm_in_training_is_told(photo, quick):
+    whole = resnet18(levels=["layer4"], weights=None)
+    with pytest.raises(InputError, match="24 x 30 pixels is too small.*freeze=True"): segment(photo, **quick, features=whole, freeze=False)
+    assert segment(photo, **quick, features=whole).labels.shape == (24, 30)
+
+
+def test_grey_and_many_bands_in_segment(photo, quick, file):
+    grey = photo[..., 0]
+    assert segment(grey, **quick, features="resnet18-stem", weights=file).labels.shape == grey.shape
+    with pytest.raises(InputError, match="6 bands"):
+        segment(np.concatenate([photo, photo], 2), **quick, features="resnet18-stem", weights=file)
+
+
+def test_segment_never_falls_back_to_random_weights(photo, quick, cache):
+    for name in NAMED[1:]:
+        with pytest.raises(InputError, match="could not be downloaded"): segment(photo, **quick, features=name)
+    segment(photo, **quick)                                                # the CNN has no such need
