@@ -37,7 +37,7 @@ def test_a_notebook_runs(notebook, copy):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     environment.pop("MPLBACKEND", None)  # a notebook has its own
     done = subprocess.run([sys.executable, "-c", RUN, str(copy / "nbs" / notebook)], cwd=copy, env=environment, text=True,
-                          capture_output=True, timeout=300)
+                          capture_output=True, timeout=900)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
 
 
@@ -45,5 +45,5 @@ def test_a_notebook_that_fails_is_noticed(copy):
     import nbformat
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Wrong\n> On purpose."), nbformat.v4.new_code_cell("assert 1 == 2")])
     nbformat.write(notebook, copy / "wrong.ipynb")
-    done = subprocess.run([sys.executable, "-c", RUN, str(copy / "wrong.ipynb")], cwd=copy, text=True, capture_output=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", RUN, str(copy / "wrong.ipynb")], cwd=copy, text=True, capture_output=True, timeout=900)
     assert done.returncode == 1 and "AssertionError" in done.stderr

@@ -86,7 +86,7 @@ def test_the_paper_preset_is_the_published_loop(photo, variant, schedule):
 
 def test_the_papers_values():
     published = dict(M=3, p=100, q=100, padding="zeros", T=1000, lr=0.1, momentum=0.9, weight_decay=0.0)
-    nothing_added = dict(tol=0.0, max_pixels=0, superpixels=0.0)
+    nothing_added = dict(standardised=False, tol=0.0, max_pixels=0, superpixels=0.0)
     assert PRESETS["paper"] == published | nothing_added
     assert set(PRESETS) == {"paper", "fast"} and PRESETS["fast"].keys() == PRESETS["paper"].keys()
 
@@ -313,6 +313,18 @@ def test_the_form_of_the_picture_does_not_matter(photo, quick, tmp_path):
         np.testing.assert_array_equal(segment(same, **quick).labels, expected)
 
 
+def test_standardised_bands_take_brightness_and_contrast_away(photo, quick):
+    "Another gain and offset in every band: the same fit, up to rounding. Without it, another one."
+    image = load_image(photo)
+    other = image * np.float32([0.5, 0.25, 0.8]) + np.float32([0.1, 0.4, 0])
+    run = lambda x, standardised: segment(x, standardised=standardised, min_labels=2, superpixels=0, **quick)
+    a, b = run(image, True), run(other, True)
+    np.testing.assert_allclose(a.history["loss"], b.history["loss"], rtol=0.02)
+    assert (a.labels == b.labels).mean() > 0.98
+    a, b = run(image, False), run(other, False)
+    assert np.abs(a.history["loss"] / b.history["loss"] - 1).max() > 0.02
+
+
 def test_the_program_around_it_is_left_alone(photo, quick):
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     original = photo.copy()
@@ -491,6 +503,7 @@ def test_the_silhouette_phase_on_features(photo, quick):
     (dict(max_pixels=-1), ["max_pixels=-1", " 0"]),
     (dict(max_pixels=1e6), ["max_pixels=1000000.0", "whole number"]),
     (dict(superpixels=-1), ["superpixels=-1", "at least 0"]),
+    (dict(standardised="yes"), ["standardised='yes'", "True"]),
     (dict(padding="reflect"), ["padding='reflect'", "zeros"]),
     (dict(on="colours"), ["on='colours'", "'image'", "'features'"]),
     (dict(features="vgg"), ["features='vgg'", "'cnn'"]),
@@ -670,7 +683,7 @@ def test_parameters_are_the_keywords_of_segment():
 
 def test_every_setting_is_passed_on(photo):
     settings = dict(preset="paper", variant="scf", mu=40.0, min_labels=3, on="features", features="cnn", weights=None, freeze=False, M=2, p=6, q=7,
-                    padding="replicate", T=3, lr=0.2, momentum=0.5, weight_decay=0.01, tol=0.1, max_pixels=300, superpixels=50.0, seed=9, device="cpu")
+                    standardised=True, padding="replicate", T=3, lr=0.2, momentum=0.5, weight_decay=0.01, tol=0.1, max_pixels=300, superpixels=50.0, seed=9, device="cpu")
     assert set(settings) == set(inspect.signature(segment).parameters) - {"image", "progress", "callback"}
     model = DynaSeg(progress=False, callback=None, **settings).fit(photo)
     assert {name: model.segmentation_.settings[name] for name in settings} == settings
