@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from dynaseg.images import InputError, labels_at, load_image, to_tensor, working_size
+from dynaseg.images import InputError, labels_at, load_image, standardise, to_tensor, working_size
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -351,6 +351,21 @@ def test_shrinking_averages():
     close(to_tensor(board, (8, 8))[0, 0, 1:-1, 1:-1], 0.5, 0.02)
     ramp = np.linspace(0, 1, 64, dtype=np.float32)[None, :, None].repeat(4, 0)
     close(to_tensor(ramp, (4, 16)).mean(), 0.5, 1e-3)
+
+
+def test_standardised_bands_have_mean_0_and_spread_1():
+    x = torch.rand(1, 4, 12, 15, generator=torch.Generator().manual_seed(0)) * torch.tensor([1, 0.1, 0.01, 1e-3])[:, None, None] + 0.3
+    before, y = x.clone(), standardise(x)
+    assert y.shape == x.shape and y.dtype == torch.float32 and x.equal(before)
+    for band, given_ in zip(y[0].double().numpy(), x[0].double().numpy()):
+        close([band.mean(), band.std()], [0, 1], 1e-3)
+        close(band, (given_ - given_.mean()) / given_.std(), 1e-2)
+
+
+@given(st.floats(0, 1, width=32), st.integers(1, 40), st.integers(2, 40))
+def test_a_constant_band_becomes_0(value, h, w):
+    assert standardise(torch.full((1, 2, h, w), value)).abs().max() < 0.2  # one number everywhere: what rounding left of its mean
+    assert len(standardise(torch.full((1, 1, h, w), value)).unique()) == 1
 
 
 @given(st.integers(2, 5), st.integers(1, 9), st.integers(1, 9), st.integers(1, 30), st.integers(1, 30), st.integers(1, 40), st.integers(0, 99))

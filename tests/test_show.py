@@ -56,6 +56,18 @@ def test_label_picture_paints_each_label_in_its_colour(dtype):
     for y, x in np.ndindex(2, 2): assert picture[y, x].tolist() == colours[labels[y, x]].tolist()
 
 
+def test_label_picture_in_the_mean_colours_of_an_image(photo):
+    labels = np.add.outer(np.arange(24) // 7, np.arange(30) // 11) % 3
+    picture = label_picture(labels, photo)
+    assert picture.shape == photo.shape and picture.dtype == np.uint8
+    for label in range(3):
+        colours = np.unique(picture[labels == label], axis=0)
+        assert len(colours) == 1
+        np.testing.assert_allclose(colours[0], photo[labels == label].mean(0), atol=0.51)
+    assert label_picture(labels, photo[..., :1] / 255).shape == (24, 30, 3)
+    with pytest.raises(InputError, match=r"\(24, 30\).*\(4, 6\)"): label_picture(HALVES, photo)
+
+
 # --- what the eye is shown
 
 @pytest.mark.parametrize("bands, shown", [(1, [0, 0, 0]), (2, [0, 1, None]), (3, [0, 1, 2]), (4, [0, 1, 2]), (12, [0, 1, 2])])
