@@ -231,32 +231,10 @@ def resnet18_stem(
     grow = nn.Upsample(scale_factor=2, mode="bilinear")
     return nn.Sequential(Frozen(stem) if freeze else stem, grow, nn.Conv2d(64, p, kernel_size=3, padding=1))
 
-# %% ../nbs/01_features.ipynb #22097fde
-def load_weights(
-    resnet: nn.Module, # torchvision's ResNet-18 without its classes; is changed
-    weights: str | os.PathLike, # "DEFAULT" or the path of a state dict
-):
-    """Fills in the weights. Raises `FileNotFoundError`, and `InputError` for a failed download, a checksum that is not the
-    publisher's, a file cut short, a file that is no state dict, and the weights of another network."""
-    path, digits = _downloaded() if str(weights) == "DEFAULT" else (Path(weights), "")
-    state = _state_dict(path, digits)
-    have = {k: getattr(v, "shape", None) for k, v in state.items() if not k.startswith("fc.")}
-    want = {k: v.shape for k, v in resnet.state_dict().items()}
-    wrong = [k for k in have if k not in want] + [k for k, shape in want.items() if _misfit(k, shape, have)]
-    if wrong:
-        raise InputError(f"{str(path)!r} has the weights of another network: {len(wrong)} entries do not fit, the first {wrong[0]!r}. "
-                         "Expected the state dict of torchvision.models.resnet18.")
-    resnet.load_state_dict({k: v for k, v in state.items() if k in want}, strict=False)
-
-# %% ../nbs/01_features.ipynb #1f9a6678
-def _misfit(name, shape, have):
-    "Whether an entry is missing or of another shape; counts of batches, which old files lack, may be missing."
-    return have[name] != shape if name in have else not name.endswith("num_batches_tracked")
-
-# %% ../nbs/01_features.ipynb #18a0225d
+# %% ../nbs/01_features.ipynb #87874df5
 def _state_dict(path, digits=""):
     "The tensors of a file by name; `digits`: the first of its SHA-256. Raises `FileNotFoundError` or `InputError`."
-    if not path.is_file(): raise FileNotFoundError(f"There is no weights file {str(path)!r}. Check the path.")
+    if not path.is_file(): raise FileNotFoundError(f"There is no weights file {str(path)!r}. Check the path; ImageNet's weights are weights='DEFAULT'.")
     again = "Remove it to download it anew." if digits else "Get it anew."
     if _cut_short(path): raise InputError(f"{str(path)!r} is cut short: it ends after {path.stat().st_size} bytes. {again}")
     with open(path, "rb") as f: found = hashlib.file_digest(f, "sha256").hexdigest()
@@ -266,7 +244,7 @@ def _state_dict(path, digits=""):
     if isinstance(state, Mapping) and state: return state
     raise InputError(f"{str(path)!r} holds a {type(state).__name__}; expected a state dict, names and tensors.")
 
-# %% ../nbs/01_features.ipynb #cbfd9d59
+# %% ../nbs/01_features.ipynb #17655180
 def _cut_short(path):
     "Whether the file ends too early. Both formats say where their end is."
     if path.suffix == ".safetensors": return _safetensors_end(path) > path.stat().st_size
@@ -293,7 +271,7 @@ def _ends_early(path):
     except Exception as e: return "EOF" in str(e) or "truncated" in str(e)
     return False
 
-# %% ../nbs/01_features.ipynb #f6f4565c
+# %% ../nbs/01_features.ipynb #8132bbf0
 def _tensors(path):
     "What the file holds. Raises `InputError` if it is not a file of tensors."
     if path.suffix == ".safetensors":
@@ -310,7 +288,7 @@ def _tensors(path):
         raise InputError(f"{str(path)!r} cannot be read as weights ({type(e).__name__}). Expected a state dict, written by "
                          "torch.save(net.state_dict(), path) or as .safetensors.") from e
 
-# %% ../nbs/01_features.ipynb #172e8c2f
+# %% ../nbs/01_features.ipynb #dc63a89c
 def _downloaded():
     "(path, first digits of its SHA-256) of ImageNet's weights, in PyTorch's cache; downloaded with a progress bar if not there yet."
     url = _torchvision().models.ResNet18_Weights.DEFAULT.url
@@ -324,7 +302,29 @@ def _downloaded():
                          "its path as weights=. To go on without it: weights=None (random ones), or features='cnn'.") from e
     return path, digits
 
-# %% ../nbs/01_features.ipynb #092653f9
+# %% ../nbs/01_features.ipynb #fcd3e9f4
+def _misfit(name, shape, have):
+    "Whether an entry is missing or of another shape; counts of batches, which old files lack, may be missing."
+    return have[name] != shape if name in have else not name.endswith("num_batches_tracked")
+
+# %% ../nbs/01_features.ipynb #61d4d4d4
+def load_weights(
+    resnet: nn.Module, # torchvision's ResNet-18 without its classes; is changed
+    weights: str | os.PathLike, # "DEFAULT" or the path of a state dict
+):
+    """Fills in the weights. Raises `FileNotFoundError`, and `InputError` for a failed download, a checksum that is not the
+    publisher's, a file cut short, a file that is no state dict, and the weights of another network."""
+    path, digits = _downloaded() if str(weights) == "DEFAULT" else (Path(weights), "")
+    state = _state_dict(path, digits)
+    have = {k: getattr(v, "shape", None) for k, v in state.items() if not str(k).startswith("fc.")}
+    want = {k: v.shape for k, v in resnet.state_dict().items()}
+    wrong = [k for k in have if k not in want] + [k for k, shape in want.items() if _misfit(k, shape, have)]
+    if wrong:
+        raise InputError(f"{str(path)!r} has the weights of another network: {len(wrong)} entries do not fit, the first {wrong[0]!r}. "
+                         "Expected the state dict of torchvision.models.resnet18.")
+    resnet.load_state_dict({k: v for k, v in state.items() if k in want}, strict=False)
+
+# %% ../nbs/01_features.ipynb #c9e41b11
 class AtScales(nn.Module):
     "An extractor that shows the image to another at several sizes and returns the levels of all."
     def __init__(self,
@@ -340,7 +340,7 @@ class AtScales(nn.Module):
         views = (F.interpolate(x, size, mode="bilinear", antialias=True) for size in sizes)
         return [level for view in views for level in levels_of(self.extractor(view))]
 
-# %% ../nbs/01_features.ipynb #76013132
+# %% ../nbs/01_features.ipynb #9c3bff85
 NAMED = ("cnn", "resnet18-fpn", "resnet18-stem")
 
 def check_features(
@@ -360,7 +360,7 @@ def check_features(
     if weights not in (None, "DEFAULT") and (own or features == "cnn"):
         raise InputError(f"weights={str(weights)!r} is for the ResNets; load the weights of your own network before you pass it.")
 
-# %% ../nbs/01_features.ipynb #fa3a7676
+# %% ../nbs/01_features.ipynb #d4ad9f3f
 def _own(extractor, freeze, x):
     "(a module or function to use, p' of its levels) for an extractor of the user's own."
     if isinstance(extractor, nn.Module):
@@ -370,7 +370,7 @@ def _own(extractor, freeze, x):
     if freeze is not False: extractor = Frozen(extractor)
     return extractor, channels_of(extractor, x)
 
-# %% ../nbs/01_features.ipynb #1ec66db8
+# %% ../nbs/01_features.ipynb #2bb583d6
 def _extractor(in_channels, M, p, features, weights, freeze, padding, like):
     "(the extractor, p' of its levels) for any value of `features`."
     if features == "cnn": return (Frozen if freeze else lambda net: net)(cnn(in_channels, M, p, padding)), [p]
@@ -379,7 +379,7 @@ def _extractor(in_channels, M, p, features, weights, freeze, padding, like):
     _at_least("p", p, 1)
     return make(in_channels, p, weights=weights, freeze=weights is not None if freeze is None else freeze), [p] * n
 
-# %% ../nbs/01_features.ipynb #90b0f25c
+# %% ../nbs/01_features.ipynb #6c8ba957
 def response_net(
     in_channels: int, # C, bands of the image
     M: int = 3, # convolution blocks of the CNN

@@ -493,11 +493,11 @@ def change(state, name):
             "shape": state | {"layer3.0.conv1.weight": torch.rand(3, 3)},
             "extra": state | {"layer3.0.conv1.weight2": torch.rand(3)},
             "prefix": {f"module.{k}": v for k, v in state.items()},
-            "nested": {"state_dict": state, "epoch": 3}}[name]
+            "nested": {"state_dict": state, "epoch": 3}, "numbered": {i: v for i, v in enumerate(state.values())}}[name]
 
 
 @pytest.mark.parametrize("name, entry", [("missing", "layer3.0.conv1.weight"), ("shape", "layer3.0.conv1.weight"),
-                                         ("extra", "layer3.0.conv1.weight2"), ("prefix", "module.conv1.weight"), ("nested", "state_dict")])
+                                         ("extra", "layer3.0.conv1.weight2"), ("prefix", "module.conv1.weight"), ("nested", "state_dict"), ("numbered", "0")])
 def test_the_weights_of_another_network_are_named(tmp_path, name, entry):
     path = save(tmp_path, change(whole_resnet().state_dict(), name))
     with pytest.raises(InputError, match=f"another network.*{entry}.*Expected"): resnet18(weights=path)
