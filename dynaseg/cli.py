@@ -118,7 +118,7 @@ def segment_command(
     allow_pixels: Annotated[Optional[int], typer.Option(min=1, help="Accept images of up to this many pixels (Pillow's safety limit otherwise).")] = None,
     preset: Annotated[str, typer.Option(help="fast or paper.")] = "fast",
     variant: Annotated[str, typer.Option(help="Weighting: fsf (q'/mu), scf (mu/q') or fixed (mu).")] = "fsf",
-    mu: Annotated[Optional[float], typer.Option(help="Constant of the weighting, in labels. [default: 15 fsf, 50 scf, 5 fixed]")] = None,
+    mu: Annotated[Optional[float], typer.Option(help="Constant of the weighting, in labels. [default: the preset's, see the docs]")] = None,
     min_labels: Annotated[str, typer.Option(help="Floor for the number of labels: silhouette, a number, or none.")] = "silhouette",
     on: Annotated[str, typer.Option("--on", help="What the silhouette phase looks at: image or features.")] = "image",
     features: Annotated[str, typer.Option(help="cnn, resnet18-fpn or resnet18-stem.")] = "cnn",

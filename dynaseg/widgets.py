@@ -119,9 +119,9 @@ def curve(
 def picture_box(
     title: str, # under the picture
 ) -> widgets.VBox:
-    "A picture with a caption, as wide as there is room for, 420 pixels at most."
+    "A picture with a caption, as wide as there is room for, 380 pixels at most."
     image = widgets.Image(format="png", layout=widgets.Layout(width="100%", object_fit="contain"))
-    return widgets.VBox([image, widgets.HTML(escape(title))], layout=widgets.Layout(width="420px", max_width="100%"))
+    return widgets.VBox([image, widgets.HTML(escape(title))], layout=dict(width="380px", max_width="100%"))
 
 def show(
     box: widgets.VBox, # from `picture_box`
@@ -157,6 +157,7 @@ class Panel(widgets.VBox):
         self.work, self.knobs, self.runner = work, knobs, Runner(self._busy, self.report)
         self.run_button.on_click(lambda _: self.run())
         self.stop_button.on_click(lambda _: self.stop())
+        self.say("Ready.")
         super().__init__([row(*knobs), row(self.run_button, self.stop_button, *extra), self.alert, self.status, row(*shown)])
 
     def run(self) -> bool:
@@ -272,12 +273,14 @@ class Photo:
         self.own = {f"{len(self.own) + 1}: {file['name']}": image} | self.own
         self.choice.options = [*self.own, *PHOTOS] # which chooses the first
 
-# %% ../nbs/09_widgets.ipynb #8727870e
+# %% ../nbs/09_widgets.ipynb #138c1a49
+_MUS = [(f"{mu:g}", mu) for mu in (1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 50.0, 70.0, 100.0, 150.0, 200.0, 300.0)]
+
 class Knobs:
     "The knobs of one fit; `settings()` is what `segment` wants to know."
     def __init__(self):
         self.variant = widgets.Dropdown(options=[("FSF: w = q' / mu", "fsf"), ("SCF: w = mu / q'", "scf"), ("fixed: w = mu", "fixed")], description="weight", layout=_WIDTH)
-        self.mu = widgets.FloatLogSlider(DEFAULT_MU["fsf"], min=0, max=3, step=0.02, readout_format=".3g", description="mu", layout=_WIDTH)
+        self.mu = widgets.SelectionSlider(value=DEFAULT_MU["fsf"], options=_MUS, description="mu", layout=_WIDTH)
         self.floor = widgets.Dropdown(options=["silhouette", "none", "number"], description="floor", layout=_WIDTH)
         self.least = widgets.BoundedIntText(8, min=1, max=31, description="least labels", layout=_WIDTH)
         self.seed = widgets.BoundedIntText(0, min=0, max=2**32 - 1, description="seed", layout=_WIDTH)
