@@ -347,8 +347,8 @@ def test_to_tensor():
 
 def test_shrinking_averages():
     "A checkerboard of single pixels becomes grey; picking pixels would keep it black or white."
-    board = (np.indices((32, 32)).sum(0) % 2).astype(np.float32)[..., None]
-    close(to_tensor(board, (8, 8))[0, 0, 1:-1, 1:-1], 0.5, 0.02)
+    board = (np.indices((40, 40)).sum(0) % 2).astype(np.float32)[..., None]  # by 5: each new centre is the centre of an old pixel
+    close(to_tensor(board, (8, 8))[0, 0], 0.5, 0.05)
     ramp = np.linspace(0, 1, 64, dtype=np.float32)[None, :, None].repeat(4, 0)
     close(to_tensor(ramp, (4, 16)).mean(), 0.5, 1e-3)
 
