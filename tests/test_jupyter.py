@@ -1,0 +1,174 @@
+"""JupyterLab in a real browser: a small notebook calls `explore`; a fit runs, the picture changes, Stop stops it, an error is seen.
+
+The browser is Debian's Chromium, driven by Playwright. Where there is none the tests skip and say so; in CI they fail.
+"""
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CHROMIUM = next((c for c in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if c), None)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+         "--disable-sync"]
+LACKING = [name for name in ("playwright", "jupyterlab", "ipykernel") if importlib.util.find_spec(name) is None] + ["Chromium"] * (CHROMIUM is None)
+pytestmark = pytest.mark.skipif(bool(LACKING) and not os.environ.get("CI"), reason=f"needs {', '.join(LACKING)}")
+
+CODE = """
+import numpy as np
+from dynaseg.widgets import explore
+rng = np.random.default_rng(0)
+photo = np.kron(rng.random((6, 8, 3)), np.ones((10, 10, 1)))
+panel = explore((photo + rng.normal(0, 0.05, photo.shape)).clip(0, 1))
+panel
+"""
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    "The address of a JupyterLab that serves a folder with demo.ipynb, and the folder."
+    assert not LACKING, f"lacking: {LACKING}"
+    home = tmp_path_factory.mktemp("lab")
+    folder = home / "work"
+    folder.mkdir()
+    cells = [nbformat.v4.new_code_cell(CODE.strip()), nbformat.v4.new_code_cell("panel.result.stop_reason")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}), folder / "demo.ipynb")
+    (home / "config" / "labconfig").mkdir(parents=True)
+    (home / "config" / "labconfig" / "page_config.json").write_text('{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}')
+    port = free_port()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), "JUPYTER_CONFIG_DIR": str(home / "config"),
+                   "JUPYTER_DATA_DIR": str(home / "data"), "JUPYTER_RUNTIME_DIR": str(home / "runtime"), "IPYTHONDIR": str(home / "ipython"), "OMP_NUM_THREADS": "1"}
+    with open(home / "log", "w") as log:
+        server = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--IdentityProvider.token=",
+                                   f"--ServerApp.root_dir={folder}", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"],
+                                  env=environment, stdout=log, stderr=log)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/api", server, home / "log")
+        yield f"http://127.0.0.1:{port}", folder
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def wait_for(address, server, log, seconds=90):
+    "Until the address answers."
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and server.poll() is None:
+        try: return urllib.request.urlopen(address, timeout=5).read()
+        except OSError: time.sleep(0.3)
+    pytest.fail(f"JupyterLab does not answer:\n{log.read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="module")
+def page(lab, tmp_path_factory):
+    "The notebook, open in the browser, with its first cell run."
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as p:
+        browser = p.chromium.launch_persistent_context(tmp_path_factory.mktemp("profile"), executable_path=CHROMIUM, headless=True, args=FLAGS,
+                                                       viewport={"width": 1280, "height": 1000})
+        browser.set_default_timeout(60_000)
+        page = browser.pages[0]
+        page.goto(f"{lab[0]}/doc/tree/demo.ipynb?reset")
+        page.locator(".jp-Notebook .jp-CodeCell").first.click()
+        page.wait_for_function("document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'")
+        page.keyboard.press("Shift+Enter")
+        button(page, "Run").wait_for()
+        yield page
+        browser.close()
+
+
+def button(page, name): return page.locator(".jp-OutputArea-output button", has_text=name)
+def pictures(page): return page.locator(".jp-OutputArea-output img.widget-image").evaluate_all("all => all.map(i => i.naturalWidth ? i.src : '')")
+def status(page): return page.locator("[role=status]").inner_text()
+
+
+def upload(page, path):
+    with page.expect_file_chooser() as chosen: button(page, "Upload").click()
+    chosen.value.set_files(path)
+
+
+def until(page, condition, seconds=90):
+    "Waits until `condition()` holds."
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition(): return
+        page.wait_for_timeout(100)
+    pytest.fail(f"nothing came of it; the page says {page.locator('.jp-OutputArea-output').first.inner_text()!r}")
+
+
+def set_number(page, label, value):
+    "Types a value into the field, or the read-out of the slider, with the label."
+    row = page.locator(".jp-OutputArea-output .widget-inline-hbox", has=page.locator("label", has_text=label))
+    field = row.locator("input[type=number], .widget-readout").last
+    field.click()
+    page.keyboard.press("Control+A"); page.keyboard.type(str(value)); page.keyboard.press("Enter")
+
+
+def test_run_draws_while_it_fits_and_ends(page):
+    before = pictures(page)
+    assert len(before) == 2 and all(before)
+    set_number(page, "updates T", 150)
+    button(page, "Run").click()
+    seen = set()
+    def ended():
+        seen.add(pictures(page)[1])
+        return "clusters after" in status(page)
+    until(page, ended)
+    assert len(seen) > 3, "no pictures on the way"
+    until(page, lambda: all(new and new != old for new, old in zip(pictures(page), before)))
+    assert page.locator(".jp-OutputArea-output svg[role=img]").count() == 2
+    assert button(page, "Stop").is_disabled() and button(page, "Run").is_enabled()
+
+
+def test_save_writes_two_files_beside_the_notebook(page, lab):
+    button(page, "Save").click()
+    until(page, lambda: "Saved labels.png" in status(page))
+    assert (lab[1] / "labels.png").stat().st_size and (lab[1] / "overlay.png").stat().st_size
+
+
+def test_stop_stops(page):
+    set_number(page, "updates T", 300)
+    page.locator(".jp-OutputArea-output .widget-dropdown", has=page.locator("label", has_text="floor")).locator("select").select_option("none")
+    button(page, "Run").click()
+    until(page, lambda: status(page).startswith("update "))
+    assert button(page, "Run").is_disabled()
+    button(page, "Stop").click()
+    until(page, lambda: "stopped: interrupted" in status(page), seconds=20)
+    assert int(status(page).split(" updates")[0].split()[-1]) < 300
+
+
+def test_an_error_shows_in_the_panel(page, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n but nothing else")
+    upload(page, tmp_path / "broken.png")
+    alert = page.locator("[role=alert]")
+    alert.wait_for()
+    assert "'broken.png' cannot be read as an image" in alert.inner_text()
+    button(page, "Run").click()  # the photo of before is still there; its fit clears the message
+    until(page, lambda: "clusters after" in status(page) or status(page).startswith("update"))
+    assert page.locator("[role=alert]").count() == 0
+    button(page, "Stop").click()
+    until(page, lambda: button(page, "Stop").is_disabled())
+
+
+def test_an_uploaded_photo_can_be_used(page, tmp_path):
+    from PIL import Image
+    Image.radial_gradient("L").resize((90, 60)).save(tmp_path / "disc.png")
+    upload(page, tmp_path / "disc.png")
+    until(page, lambda: "60 × 90, 1 band" in page.locator(".jp-OutputArea-output").first.inner_text())
+    set_number(page, "updates T", 10)
+    button(page, "Run").click()
+    until(page, lambda: "clusters after" in status(page))
