@@ -265,7 +265,7 @@ def check_settings(
     return dict(preset=preset, variant=variant, mu=mu, min_labels=min_labels, on=on, features=features, weights=weights,
                 freeze=freeze, device=str(where), **settings), w, where
 
-# %% ../nbs/05_segmenter.ipynb #69bbad77
+# %% ../nbs/05_segmenter.ipynb #5f61f607
 def _watch(
     steps: Iterator[Step], # from `fit`
     T: int, # updates expected at most
@@ -294,13 +294,13 @@ def _watch(
             reason = "interrupted"
     return step, reason, dict(zip(names, map(np.array, zip(*rows))))
 
-# %% ../nbs/05_segmenter.ipynb #00bfd2f8
+# %% ../nbs/05_segmenter.ipynb #13a3080d
 def _seen(on, image, net, x):
     "What the silhouette phase clusters: the image, or the feature map before the fit, (h, w, p)."
     if on == "image": return image
     with torch.no_grad(): return net.features(x)[0].permute(1, 2, 0).cpu().numpy()
 
-# %% ../nbs/05_segmenter.ipynb #99a0548e
+# %% ../nbs/05_segmenter.ipynb #35f9c56b
 def _full_size(response, image, scale, floor):
     "Labels (H, W) from the response map (q, h, w), after the superpixels' vote unless `scale` is 0 or it would break the floor."
     at_pixels = labels_at(response, image.shape[:2]).cpu().numpy()
@@ -312,7 +312,7 @@ def _full_size(response, image, scale, floor):
     one_hot = torch.nn.functional.one_hot(torch.from_numpy(labels)).permute(2, 0, 1)
     return labels_at(one_hot.float(), image.shape[:2]).numpy()
 
-# %% ../nbs/05_segmenter.ipynb #b3592b53
+# %% ../nbs/05_segmenter.ipynb #d9d02ff0
 @torch.inference_mode(False)
 def segment(
     image, # path, PIL image, array (H, W[, C]) or tensor ([C,] H, W)
@@ -360,7 +360,7 @@ def segment(
     labels = _full_size(step.response[step.labels.unique()], image, settings["superpixels"], floor) # only labels in use may win
     return Segmentation(by_area(labels), image, opt_nC, reason, history, settings, time.perf_counter() - start)
 
-# %% ../nbs/05_segmenter.ipynb #b8c386b8
+# %% ../nbs/05_segmenter.ipynb #1e3fc59a
 class DynaSeg(ClusterMixin, BaseEstimator):
     """`segment` as a scikit-learn clusterer of one image's pixels; the settings are those of `segment`.
 
