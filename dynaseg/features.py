@@ -161,7 +161,7 @@ def _torchvision():
 
 # %% ../nbs/01_features.ipynb #3e1e2418
 STAGES = {"relu": 64, "layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512}
-LEVELS = ("relu", "layer1", "layer2") # coarser ones leave neighbours so alike that labels do not merge (tutorial on extractors)
+LEVELS = ("relu", "layer1", "layer2") # coarser ones leave neighbours so alike that labels do not merge
 
 class _Stages(nn.Module):
     "The beginning of a ResNet, as far as the last level wanted; gives the levels by name."
