@@ -4,6 +4,7 @@ import os
 os.environ.setdefault("MPLBACKEND", "Agg")  # no window, whatever the machine has
 
 import hashlib
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=40,
                           suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 settings.load_profile("repeatable")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background is started with Ctrl-C switched off
 torch.set_num_threads(1)  # the pictures here are tiny: more threads only get in each other's way
 
 

@@ -220,7 +220,8 @@ def visit(browser, address):
         page = context.new_page()
         page.on("console", lambda m: m.type == "error" and wrong.append(f"{path}: {m.text}"))
         page.on("pageerror", lambda e: wrong.append(f"{path}: {e}"))
-        page.on("requestfailed", lambda r: wrong.append(f"{path}: {r.url} {r.failure}"))
+        # a request that a page left behind when it was left is no failure
+        page.on("requestfailed", lambda r: r.failure == "net::ERR_ABORTED" or wrong.append(f"{path}: {r.url} {r.failure}"))
         page.on("response", lambda r: r.status >= 400 and wrong.append(f"{path}: {r.url} {r.status}"))
         page.goto(f"{address}/{path}", wait_until="networkidle")
         return page
@@ -305,9 +306,11 @@ def test_frame_sliders_change_the_picture(visit, pages):
         page = visit(name)
         for slider in page.locator(".frame-slider").all():
             def shown(): return [img.get_attribute("src") for img in slider.locator("img").all() if img.is_visible()]
-            before, knob = shown(), slider.locator("input[type=range]")
-            assert len(before) == 1
+            knob = slider.locator("input[type=range]")
             knob.scroll_into_view_if_needed()
+            knob.press("Home") # a slider may start elsewhere
+            before = shown()
+            assert len(before) == 1
             box = knob.bounding_box()
             page.mouse.click(box["x"] + box["width"] - 8, box["y"] + box["height"] / 2)
             assert len(shown()) == 1 and shown() != before, name

@@ -122,7 +122,7 @@ def finish(out):
             css.write_text(re.sub(r"@import\s*(?:url\()?[\"']?https://fonts\.googleapis\.com/[^)\"'\s]*[\"']?\)?;", "", text), encoding="utf-8")
     for page in out.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
-        text = re.sub(r"<pre(?![^>]*tabindex)", '<pre tabindex="0"', text)
+        text = re.sub(r"<(pre|table)(?![^>]*tabindex)", r'<\1 tabindex="0"', text)
         text = re.sub(r'<math(?=[^>]*display="block")(?![^>]*tabindex)', '<math tabindex="0"', text)
         page.write_text(text, encoding="utf-8")
 
