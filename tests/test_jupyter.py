@@ -26,8 +26,8 @@ CODE = """
 import numpy as np
 from dynaseg.widgets import explore
 rng = np.random.default_rng(0)
-photo = np.kron(rng.random((6, 8, 3)), np.ones((10, 10, 1)))
-panel = explore((photo + rng.normal(0, 0.05, photo.shape)).clip(0, 1))
+photo = np.kron(rng.random((6, 8, 3)), np.ones((20, 20, 1)))
+panel = explore((photo + rng.normal(0, 0.2, photo.shape)).clip(0, 1)) # noise: the labels do not settle at once
 panel
 """
 
@@ -122,13 +122,14 @@ def test_run_draws_while_it_fits_and_ends(page):
     before = pictures(page)
     assert len(before) == 2 and all(before)
     set_number(page, "updates T", 150)
+    page.evaluate("""() => { // counted in the page: from here, a picture that is replaced soon would be missed
+        window.drawn = 0
+        const picture = document.querySelectorAll(".jp-OutputArea-output img.widget-image")[1]
+        new MutationObserver(() => window.drawn++).observe(picture, {attributes: true, attributeFilter: ["src"]})
+    }""")
     button(page, "Run").click()
-    seen = set()
-    def ended():
-        seen.add(pictures(page)[1])
-        return "clusters after" in status(page)
-    until(page, ended)
-    assert len(seen) > 3, "no pictures on the way"
+    until(page, lambda: "clusters after" in status(page))
+    assert page.evaluate("window.drawn") > 3, "no pictures on the way"
     until(page, lambda: all(new and new != old for new, old in zip(pictures(page), before)))
     assert page.locator(".jp-OutputArea-output svg[role=img]").count() == 2
     assert button(page, "Stop").is_disabled() and button(page, "Run").is_enabled()
