@@ -1,0 +1,200 @@
+"""Rows, tables, intervals and the two commands that make them."""
+import csv
+import os
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+
+from dynaseg.benchmark import METHODS, VARIANTS, compare, evaluate, read_rows, report, score, table
+from dynaseg.datasets import BSD500, ICoseg, Photos
+from dynaseg.images import InputError
+
+DATA = os.environ.get("DYNASEG_DATA")
+
+
+@pytest.fixture
+def bsd(tmp_path):
+    "Three small photos with two annotators each, in BSD500's layout."
+    rng = np.random.default_rng(0)
+    for kind in ("images", "groundTruth"): (tmp_path / "bsd" / kind / "val").mkdir(parents=True)
+    for name in ("1001", "1002", "1003"):
+        truths = np.empty((1, 2), object)
+        for i in range(2): truths[0, i] = {"Segmentation": np.kron(rng.integers(1, 4, (3, 4)), np.ones((12, 12), int)).astype(np.uint16)}
+        savemat(tmp_path / "bsd" / "groundTruth" / "val" / f"{name}.mat", {"groundTruth": truths})
+        Image.fromarray(np.kron(rng.integers(0, 255, (3, 4, 3)), np.ones((12, 12, 1))).astype(np.uint8)).save(tmp_path / "bsd" / "images" / "val" / f"{name}.jpg")
+    return BSD500(tmp_path / "bsd")
+
+
+QUICK = dict(T=2, p=4, q=4, progress=False)
+
+
+def test_every_method_gives_a_row_for_every_image_and_seed(bsd, tmp_path):
+    rows = evaluate(bsd, seeds=(0, 1), out=tmp_path / "r.csv", **QUICK)
+    names = {*METHODS, *VARIANTS}
+    assert {(r["method"], r["image"], r["seed"]) for r in rows} == set(product(names, bsd.names, (0, 1))) and len(rows) == len(names) * 6
+    assert not any(r["error"] for r in rows)
+    assert {r["settings"] for r in rows if r["method"] in VARIANTS} == {"p=4 q=4 T=2"}
+    assert {r["settings"] for r in rows if r["method"] in METHODS} == {None}
+    assert all(r["seconds"] >= 0 and r["n_labels"] >= 1 for r in rows)
+
+
+def test_the_blank_row_is_the_closed_form(bsd, tmp_path):
+    "A segment overlaps the blank page by its share of the area; the score is the mean of those over all segments."
+    from dynaseg.segmenter import regions
+    rows = evaluate(bsd, ["blank"], out=tmp_path / "r.csv", progress=False)
+    shares = [n / t.size for record in bsd for t in record.ground_truths for n in np.unique(t, return_counts=True)[1]]
+    assert score(rows)[0] == pytest.approx(np.mean(shares), abs=1e-5)
+
+
+@pytest.mark.parametrize("cut", [1, 7, 40])
+def test_a_run_goes_on_after_a_line_that_was_cut_off(bsd, tmp_path, cut):
+    out = tmp_path / "r.csv"
+    whole = evaluate(bsd, ["blank", "felzenszwalb"], out=out, progress=False)
+    text = out.read_bytes()
+    out.write_bytes(text[:-cut])
+    again = evaluate(bsd, ["blank", "felzenszwalb"], out=out, progress=False)
+    known = lambda rows: sorted((r["method"], r["image"], r["n_labels"], r["all_sum"]) for r in rows)
+    assert known(again) == known(whole)
+
+
+def test_what_the_file_has_is_not_done_again(bsd, tmp_path):
+    calls = []
+    def mine(image, seed): calls.append(seed); return np.zeros(image.shape[:2], int)
+    for _ in range(2): evaluate(bsd, {"mine": mine}, seeds=(0, 3), out=tmp_path / "r.csv", progress=False)
+    assert sorted(calls) == [0] * 3 + [3] * 3
+    evaluate(bsd, ["fsf"], out=tmp_path / "r.csv", **QUICK)
+    rows = evaluate(bsd, ["fsf"], out=tmp_path / "r.csv", **QUICK, mu=7.0)
+    assert {r["settings"] for r in rows if r["method"] == "fsf"} == {"p=4 q=4 T=2", "mu=7.0 p=4 q=4 T=2"}
+
+
+def test_an_image_that_fails_counts_as_blank_and_is_told(bsd, tmp_path):
+    def broken(image, seed): raise ValueError("not today\nor tomorrow")
+    rows = evaluate(bsd, {"broken": broken, "blank": METHODS["blank"]}, out=tmp_path / "r.csv", progress=False)
+    by = {name: [r for r in rows if r["method"] == name] for name in ("broken", "blank")}
+    assert score(by["broken"]) == score(by["blank"])
+    assert [r["error"] for r in by["broken"]] == ["ValueError: not today"] * 3
+    assert [line.split("|")[-2].strip() for line in table(rows).splitlines()[2:]] == ["3", "0"]
+
+
+def test_labels_on_the_way_get_rows_of_their_own(bsd, tmp_path):
+    rows = evaluate(bsd, ["fsf", "blank"], out=tmp_path / "r.csv", at=(0, 2), superpixels=0.0, **QUICK)
+    assert {r["method"] for r in rows} == {"fsf", "fsf@0", "fsf@2", "blank"}
+    last, end = ([r["all_sum"] for r in rows if r["method"] == name] for name in ("fsf@2", "fsf"))
+    assert last == end                                         # without a vote the last look is the result
+
+
+def slow_score(rows, images):
+    "All groups by the definition: a list of images, with repetitions."
+    parts = []
+    for group in ("all", "fine", "coarse"):
+        chosen = [next(r for r in rows if r["image"] == name) for name in images]
+        parts.append(sum(r[f"{group}_sum"] for r in chosen) / sum(r[f"{group}_count"] for r in chosen))
+    return np.mean(parts)
+
+
+def made_rows(rng, n, shift=0.0):
+    counts = {g: rng.integers(2, 9, n) for g in ("all", "fine", "coarse")}
+    rows = [{"method": "m", "image": str(i), "seed": 0} | {f"{g}_count": float(c[i]) for g, c in counts.items()} for i in range(n)]
+    for row in rows:
+        for g in counts: row[f"{g}_sum"] = row[f"{g}_count"] * float(np.clip(rng.normal(0.4 + shift, 0.1), 0, 1))
+    return rows
+
+
+def test_the_interval_agrees_with_a_slow_bootstrap():
+    rng = np.random.default_rng(1)
+    a = made_rows(rng, 12)
+    b = [r | {f"{g}_sum": r[f"{g}_sum"] + float(rng.normal(0.3, 0.4)) for g in ("all", "fine", "coarse")} for r in a]
+    difference, low, high = compare(a, b, draws=4000)
+    names = [r["image"] for r in a]
+    assert difference == pytest.approx(slow_score(b, names) - slow_score(a, names))
+    draws = [slow_score(b, drawn) - slow_score(a, drawn) for drawn in rng.choice(names, (1500, 12))]
+    assert (low, high) == pytest.approx(np.percentile(draws, (2.5, 97.5)), abs=0.15 * (high - low))
+
+
+def test_a_real_difference_and_none():
+    rng = np.random.default_rng(0)
+    a, b = made_rows(rng, 40), made_rows(rng, 40, shift=0.2)
+    b = [r | {k: v for k, v in q.items() if k.endswith("_count")} | {f"{g}_sum": r[f"{g}_sum"] / r[f"{g}_count"] * q[f"{g}_count"] for g in ("all", "fine", "coarse")}
+         for q, r in zip(a, b)]
+    assert compare(a, a) == (0, 0, 0)
+    assert compare(a, b)[1] > 0
+    with pytest.raises(InputError, match="different images"): compare(a, b[1:])
+
+
+def test_seeds_are_averaged_and_spread(bsd, tmp_path):
+    def noisy(image, seed): return np.random.default_rng(seed).integers(0, 3, image.shape[:2])
+    rows = evaluate(bsd, {"noisy": noisy, "blank": METHODS["blank"]}, seeds=(0, 1, 2), out=tmp_path / "r.csv", progress=False)
+    lines = table(rows).splitlines()
+    assert " ± " in lines[2] and " ± " not in lines[3]         # what does not depend on the seed has no spread
+    assert "| noisy |" in report(rows, against="blank").split("difference")[1]
+
+
+def test_parquet_holds_the_same_rows(bsd, tmp_path):
+    pytest.importorskip("pyarrow")
+    rows = evaluate(bsd, ["blank", "felzenszwalb"], out=tmp_path / "r.parquet", progress=False)
+    stored = read_rows(tmp_path / "r.parquet")
+    assert [(r["method"], r["image"], r["all_sum"]) for r in stored] == [(r["method"], r["image"], r["all_sum"]) for r in rows]
+
+
+def test_a_set_with_classes_is_scored_by_hungarian_matching(tmp_path):
+    for kind, value in (("images", 200), ("ground_truth", 1)):
+        (tmp_path / kind / "group").mkdir(parents=True)
+        picture = np.zeros((30, 40), np.uint8)
+        picture[:, 20:] = value
+        Image.fromarray(picture).save(tmp_path / kind / "group" / "a.png")
+    rows = evaluate(ICoseg(tmp_path), {"right": lambda image, seed: (image[..., 0] > 0.5).astype(int), "blank": METHODS["blank"]}, out=tmp_path / "r.csv", progress=False)
+    assert [r["miou_sum"] for r in rows] == [1, 0.25] and [r["accuracy_sum"] for r in rows] == [1, 0.5]
+
+
+@pytest.mark.parametrize("bad, words", [
+    (dict(methods=["nothing"]), "'nothing'; expected some of blank"),
+    (dict(methods=["fsf"], colour=3), "'colour' is no setting"),
+])
+def test_bad_arguments(bsd, tmp_path, bad, words):
+    with pytest.raises(InputError, match=words): evaluate(bsd, out=tmp_path / "r.csv", progress=False, **bad)
+    assert not (tmp_path / "r.csv").exists()
+
+
+def test_files_of_other_kinds_are_refused(bsd, tmp_path):
+    (tmp_path / "r.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="no file of results"): evaluate(bsd, ["blank"], out=tmp_path / "r.csv", progress=False)
+    assert (tmp_path / "r.csv").read_text() == "a,b\n1,2\n"
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="no ground truths"): evaluate(Photos(tmp_path, subset=["a.png"]), ["blank"], out=tmp_path / "s.csv", progress=False)
+
+
+def command(*args, cwd): return subprocess.run([sys.executable, "-m", "dynaseg.cli", *map(str, args)], cwd=cwd, text=True, capture_output=True)
+
+
+def test_the_commands(bsd, tmp_path):
+    done = command("evaluate", "bsd500", "--root", "bsd", "--methods", "blank,felzenszwalb,scf", "--seeds", "0,1", "--T", 2, "--p", 4, "--q", 4, "--out", "r.csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "| scf | p=4 q=4 T=2 | 3 | 2 |" in done.stdout
+    assert len(list(csv.reader(open(tmp_path / "r.csv")))) == 1 + 3 * 3 * 2
+    done = command("report", "r.csv", "--against", "blank", cwd=tmp_path)
+    assert done.returncode == 0 and "95 % interval" in done.stdout
+
+
+@pytest.mark.parametrize("args, words", [
+    (("evaluate", "nothing", "--root", "bsd"), "no data set 'nothing'"),
+    (("evaluate", "bsd500", "--root", "elsewhere"), "no folder"),
+    (("evaluate", "bsd500", "--root", "bsd", "--seeds", "0,x"), "--seeds='0,x'"),
+    (("evaluate", "bsd500", "--root", "bsd", "--images", "1001,9"), "not in the set"),
+    (("evaluate", "bsd500", "--root", "bsd", "--mu", "-1"), "mu=-1.0"),
+    (("report", "none.csv"), "none.csv"),
+])
+def test_a_mistake_gets_a_line_and_exit_code_2(bsd, tmp_path, args, words):
+    done = command(*args, cwd=tmp_path)
+    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not DATA, reason="DYNASEG_DATA is not set: no real data to score")
+def test_blank_on_the_real_photos(tmp_path):
+    rows = evaluate(BSD500(Path(DATA) / "BSDS500", "val"), ["blank"], out=tmp_path / "r.csv", progress=False)
+    assert [round(v, 4) for v in score(rows)[:3]] == [0.0510, 0.0273, 0.1063]
