@@ -163,14 +163,23 @@ def writing(
         raise FileExistsError(f"{str(path)!r} exists. Choose another name, or pass overwrite=True (command line: --force).")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {str(path.parent)!r} to write {path.name!r} in. Make it first.")
-    fd, draft = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
+    fd, draft = tempfile.mkstemp(prefix=".dynaseg-", suffix=path.suffix, dir=path.parent)
     os.close(fd)
     try:
         yield Path(draft)
         umask = os.umask(0); os.umask(umask)
         os.chmod(draft, 0o666 & ~umask) # mkstemp's files are for the owner alone
+        _to_disk(draft)
         os.replace(draft, path)
+        _to_disk(path.parent)
     finally: Path(draft).unlink(missing_ok=True)
+
+def _to_disk(path):
+    "Waits until a file, or a folder's list of names, is on the disk and not only in memory."
+    if os.name == "nt" and Path(path).is_dir(): return # Windows does not open folders
+    fd = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try: os.fsync(fd)
+    finally: os.close(fd)
 
 # %% ../nbs/05_segmenter.ipynb #05fa5720
 @dataclass(eq=False)
