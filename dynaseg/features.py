@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Maps', 'Extractor', 'STAGES', 'LEVELS', 'NAMED', 'cnn', 'ResponseNet', 'levels_of', 'FeatureMap', 'channels_of',
-           'Frozen', 'imagenet_colours', 'resnet18', 'resnet18_fpn', 'resnet18_stem', 'load_weights', 'AtScales',
-           'check_features', 'response_net']
+           'Frozen', 'imagenet_colours', 'resnet18', 'resnet18_fpn', 'resnet18_stem', 'load_weights', 'timm_backbone',
+           'AtScales', 'check_features', 'response_net']
 
 # %% ../nbs/01_features.ipynb #80deea3d
 import copy
@@ -13,11 +13,12 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import struct
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TypeAlias
 
@@ -76,8 +77,8 @@ def levels_of(
         if isinstance(level, torch.Tensor):
             if level.ndim == 4 and level.shape[0] == 1 and level.is_floating_point() and level.numel(): continue
             what = f"a tensor of shape {tuple(level.shape)} and {level.dtype}"
-        raise InputError(f"The extractor returned {what}; expected a float tensor (1, p', h', w'), or a list, tuple or "
-                         "dictionary of them. (Transformer tokens (1, n, p') have to be laid out as a map first.)")
+        raise InputError(f"The extractor returned {what}; expected a float tensor (1, p', h', w'), or a list, tuple or dictionary "
+                         "of them. (Transformer tokens (1, n, p') have to be laid out as a map first; a classifier is cut off before it pools.)")
     return levels
 
 # %% ../nbs/01_features.ipynb #8417e6b6
@@ -99,8 +100,13 @@ class FeatureMap(nn.Module):
             if "more than 1 value per channel" not in str(e): raise
             raise InputError(f"An image of {x.shape[2]} x {x.shape[3]} pixels is too small for this extractor: a batch norm in it, in training "
                              "mode, sees a single pixel. Raise max_pixels, take fewer levels, or keep its weights (freeze=True).") from e
-        levels = (project(level) for project, level in zip(self.project, levels_of(maps), strict=True))
+        levels = (project(_fit_for(x, level)) for project, level in zip(self.project, levels_of(maps), strict=True))
         return self.block(sum(F.interpolate(level, x.shape[2:], mode="bilinear") for level in levels))
+
+# %% ../nbs/01_features.ipynb #0b6d2f13
+def _fit_for(x, level):
+    "The level with the image's precision and device, outside inference mode."
+    return (level.clone() if level.is_inference() else level).to(x)
 
 # %% ../nbs/01_features.ipynb #a71269ba
 def channels_of(
@@ -115,7 +121,9 @@ def channels_of(
     except Exception as e: # an extractor of the user's own raises whatever it likes
         raise InputError(f"The extractor failed on an image of shape {tuple(x.shape)} ({type(e).__name__}: {e}).") from e
     if x._version != version: raise InputError("The extractor changed its input; let it work on a copy (x.clone()).")
-    return [level.shape[1] for level in levels_of(maps)]
+    levels = levels_of(maps)
+    if not all(level.isfinite().all() for level in levels): raise InputError("The extractor returned values that are not finite (NaN or infinity).")
+    return [level.shape[1] for level in levels]
 
 # %% ../nbs/01_features.ipynb #5b05f65a
 class Frozen(nn.Module):
@@ -124,7 +132,8 @@ class Frozen(nn.Module):
         net: Extractor, # a module is put into evaluation mode, its parameters cut off from gradients
     ):
         super().__init__()
-        self.net = net.eval().requires_grad_(False) if isinstance(net, nn.Module) else net
+        self.net = net.eval() if isinstance(net, nn.Module) else net
+        for weight in self.parameters(): weight.requires_grad_(False)
         self.image = self.state = self.maps = None
 
     def train(self, mode=True):
@@ -140,12 +149,14 @@ class Frozen(nn.Module):
 # %% ../nbs/01_features.ipynb #a912caee
 def imagenet_colours(
     x: torch.Tensor, # (1, C, h, w) in [0, 1]; C is 1 or 3
+    mean: Sequence[float] = (0.485, 0.456, 0.406), # of each band: ImageNet's; some networks have others
+    spread: Sequence[float] = (0.229, 0.224, 0.225), # of each band, the standard deviation
 ) -> torch.Tensor: # (1, 3, h, w)
     "The image as networks trained on ImageNet expect it: one band becomes three, then (x - mean) / spread. Raises `InputError`."
     if x.shape[1] not in (1, 3):
         raise InputError(f"The image has {x.shape[1]} bands, and a network trained on ImageNet takes 1 or 3. Choose three bands "
                          "(image[..., [3, 2, 1]]), or take features='cnn', which takes any number.")
-    return (x - x.new_tensor([0.485, 0.456, 0.406])[:, None, None]) / x.new_tensor([0.229, 0.224, 0.225])[:, None, None]
+    return (x - x.new_tensor(mean)[:, None, None]) / x.new_tensor(spread)[:, None, None]
 
 # %% ../nbs/01_features.ipynb #e4336d13
 def _torchvision():
@@ -179,7 +190,12 @@ class _Stages(nn.Module):
         return maps
 
 class _Colours(nn.Module):
-    forward = staticmethod(imagenet_colours)
+    "`imagenet_colours` as a layer."
+    def __init__(self, **spread):
+        super().__init__()
+        self.spread = spread
+
+    def forward(self, x): return imagenet_colours(x, **self.spread)
 
 # %% ../nbs/01_features.ipynb #b9382c7c
 def resnet18(
@@ -307,6 +323,16 @@ def _misfit(name, shape, have):
     "Whether an entry is missing or of another shape; counts of batches, which old files lack, may be missing."
     return have[name] != shape if name in have else not name.endswith("num_batches_tracked")
 
+def _belonging(state, net, classes, path, what):
+    "The entries of `state` that `net` has, without those of its classes. Raises `InputError` for the weights of another network."
+    own = lambda names: {k: v for k, v in names.items() if not str(k).startswith(classes)}
+    have = {k: getattr(v, "shape", None) for k, v in own(state).items()}
+    want = {k: v.shape for k, v in own(net.state_dict()).items()}
+    wrong = [k for k in have if k not in want] + [k for k, shape in want.items() if _misfit(k, shape, have)]
+    if not wrong: return {k: state[k] for k in have}
+    raise InputError(f"{str(path)!r} has the weights of another network: {len(wrong)} entries do not fit, the first {wrong[0]!r}. "
+                     f"Expected the state dict of {what}.")
+
 # %% ../nbs/01_features.ipynb #61d4d4d4
 def load_weights(
     resnet: nn.Module, # torchvision's ResNet-18 without its classes; is changed
@@ -315,24 +341,66 @@ def load_weights(
     """Fills in the weights. Raises `FileNotFoundError`, and `InputError` for a failed download, a checksum that is not the
     publisher's, a file cut short, a file that is no state dict, and the weights of another network."""
     path, digits = _downloaded() if str(weights) == "DEFAULT" else (Path(weights), "")
-    state = _state_dict(path, digits)
-    have = {k: getattr(v, "shape", None) for k, v in state.items() if not str(k).startswith("fc.")}
-    want = {k: v.shape for k, v in resnet.state_dict().items()}
-    wrong = [k for k in have if k not in want] + [k for k, shape in want.items() if _misfit(k, shape, have)]
-    if wrong:
-        raise InputError(f"{str(path)!r} has the weights of another network: {len(wrong)} entries do not fit, the first {wrong[0]!r}. "
-                         "Expected the state dict of torchvision.models.resnet18.")
-    resnet.load_state_dict({k: v for k, v in state.items() if k in want}, strict=False)
+    state = _belonging(_state_dict(path, digits), resnet, ("fc.",), path, "torchvision.models.resnet18")
+    resnet.load_state_dict(state, strict=False)
+
+# %% ../nbs/01_features.ipynb #c41d9a08
+def _timm():
+    "The package timm. Raises `InputError` without it."
+    _torchvision() # which timm needs
+    try: import timm
+    except ImportError as e: raise InputError(f"Networks by their timm names need the package timm ({e}): pip install timm.") from e
+    return timm
+
+def _created(name, **options):
+    "timm.create_model; its failures become `InputError`s."
+    timm = _timm()
+    try: return timm.create_model(name, **options)
+    except (OSError, http.client.HTTPException) as e: # from the hub's client or from urllib
+        cfg = timm.get_pretrained_cfg(name)
+        where = f"https://huggingface.co/{cfg.hf_hub_id}" if cfg.hf_hub_id else cfg.url
+        raise InputError(f"{where} could not be downloaded ({str(e).splitlines()[0]}). Get its model.safetensors where there is a connection and pass "
+                         "the path as weights=. To go on without it: weights=None (random ones), or features='cnn'.") from e
+    except Exception as e: # timm raises what it likes
+        raise InputError(f"timm cannot make {name!r} with levels={options.get('out_indices')} ({type(e).__name__}: {e}). Names: timm.list_models().") from e
+
+def _timm_file(name, path):
+    "The state dict in a file, made sure to be the network's."
+    state, whole = _state_dict(path), _created(name)
+    classes = whole.pretrained_cfg.get("classifier") or ()
+    return _belonging(state, whole, tuple(f"{c}." for c in ([classes] if isinstance(classes, str) else classes)), path, f"timm's {name}")
+
+# %% ../nbs/01_features.ipynb #2a97e6d5
+def timm_backbone(
+    name: str, # as timm has it, such as "convnext_tiny.fb_in1k"
+    in_channels: int = 3, # C, bands of the image
+    levels: Sequence[int] = (0, 1), # which of its levels; 0 is the finest
+    weights: str | os.PathLike | None = "DEFAULT", # "DEFAULT" (timm's, downloaded once), a file, or None: random
+    **options, # of timm.create_model, such as dynamic_img_size=True
+) -> nn.Module:
+    """A network of the package timm as an extractor: (1, C, h, w) in [0, 1] to a list of levels.
+
+    Raises `InputError` without timm, for a name it does not know, and as `resnet18` for weights and bands."""
+    _at_least("in_channels", in_channels, 1)
+    bands = in_channels if weights is None and in_channels != 1 else 3
+    if bands == 3: imagenet_colours(torch.zeros(1, in_channels, 1, 1)) # says so if the bands do not fit
+    if str(weights) not in ("None", "DEFAULT"): options["pretrained_cfg_overlay"] = {"state_dict": _timm_file(name, Path(weights))}
+    net = _created(name, pretrained=weights is not None, features_only=True, out_indices=tuple(levels), in_chans=bands, **options)
+    colours = _Colours(mean=net.pretrained_cfg["mean"], spread=net.pretrained_cfg["std"])
+    net.pretrained_cfg.pop("state_dict", None) # or every copy of the network would hold its weights twice
+    return nn.Sequential(colours, net) if bands == 3 else net
 
 # %% ../nbs/01_features.ipynb #c9e41b11
 class AtScales(nn.Module):
     "An extractor that shows the image to another at several sizes and returns the levels of all."
     def __init__(self,
-        extractor: Extractor, # any
+        extractor: Extractor, # any, such as cnn(3) or resnet18_fpn()
         scales: Sequence[float] = (1.0, 0.5), # of height and width; 1 is as it is
     ):
         super().__init__()
-        if not scales or any(not s > 0 for s in scales): raise InputError(f"scales={scales!r}; expected numbers above 0.")
+        if not callable(extractor): raise InputError(f"AtScales({extractor!r}); expected a function or an nn.Module, such as resnet18_fpn().")
+        if not isinstance(scales, (list, tuple)) or not scales or not all(isinstance(s, Real) and 0 < s < float("inf") for s in scales):
+            raise InputError(f"scales={scales!r}; expected numbers above 0 in a list or tuple, such as (1, 0.5).")
         self.extractor, self.scales = extractor, scales
 
     def forward(self, x):
@@ -350,34 +418,51 @@ def check_features(
 ):
     "Raises `InputError` for settings that do not go together."
     own = callable(features) and not isinstance(features, type)
-    if not own and not (isinstance(features, str) and features in NAMED):
-        raise InputError(f"features={features!r}; expected one of {', '.join(map(repr, NAMED))}, or a function or an instance of "
-                         "nn.Module that maps (1, C, h, w) to feature maps (dynaseg.features explains).")
+    if not own and not (isinstance(features, str) and (features in NAMED or features[:5] == "timm:" < features)):
+        raise InputError(f"features={features!r}; expected one of {', '.join(map(repr, NAMED))}, 'timm:NAME', or a function or an instance "
+                         "of nn.Module that maps (1, C, h, w) to feature maps (dynaseg.features explains).")
     if freeze not in (None, True, False): raise InputError(f"freeze={freeze!r}; expected True, False or None.")
     if freeze is False and own and not isinstance(features, nn.Module):
         raise InputError("freeze=False with a function: it has no weights to fit. Pass the nn.Module that has them.")
     if not isinstance(weights, (str, os.PathLike, type(None))): raise InputError(f"weights={weights!r}; expected 'DEFAULT', a path or None.")
     if weights not in (None, "DEFAULT") and (own or features == "cnn"):
-        raise InputError(f"weights={str(weights)!r} is for the ResNets; load the weights of your own network before you pass it.")
+        raise InputError(f"weights={str(weights)!r} is for the ResNets and timm; load the weights of your own network before you pass it.")
 
 # %% ../nbs/01_features.ipynb #d4ad9f3f
 def _own(extractor, freeze, x):
     "(a module or function to use, p' of its levels) for an extractor of the user's own."
     if isinstance(extractor, nn.Module):
-        extractor = copy.deepcopy(extractor).to(x.device).eval()
-        for m in extractor.modules():
-            if isinstance(m, (nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)): m.p = 0.0
+        extractor = _without_chance(_copied(extractor).to(x.device).eval())
     if freeze is not False: extractor = Frozen(extractor)
     return extractor, channels_of(extractor, x)
+
+def _copied(net):
+    "A copy of the network. Raises `InputError` if there can be none."
+    try:
+        with torch.no_grad(): return copy.deepcopy(net) # or the copy of a scripted network would remember where it comes from
+    except Exception as e: # tensors that are results of a computation, locks, open files
+        raise InputError(f"The network cannot be copied ({type(e).__name__}: {str(e).splitlines()[0]}), and yours should not be changed. "
+                         "Pass a function instead: features=lambda x: net(x), after net.eval(); its weights are kept.") from e
+
+def _without_chance(net):
+    "The same network, in which nothing is dropped at random in training mode either."
+    for m in net.modules():
+        at_random = re.search("drop|stochastic", type(m).__name__, re.IGNORECASE)
+        for name in ("p", "drop_prob", "dropout") if at_random else ("dropout",):
+            if isinstance(getattr(m, name, None), Real): setattr(m, name, 0.0)
+    return net
 
 # %% ../nbs/01_features.ipynb #2bb583d6
 def _extractor(in_channels, M, p, features, weights, freeze, padding, like):
     "(the extractor, p' of its levels) for any value of `features`."
     if features == "cnn": return (Frozen if freeze else lambda net: net)(cnn(in_channels, M, p, padding)), [p]
-    if callable(features): return _own(features, freeze, torch.zeros(1, in_channels, 64, 64) if like is None else like)
+    x = torch.zeros(1, in_channels, 64, 64) if like is None else like
+    if callable(features): return _own(features, freeze, x)
+    if freeze is None: freeze = weights is not None
+    if features.startswith("timm:"): return _own(timm_backbone(features[5:], in_channels, weights=weights), freeze, x)
     make, n = (resnet18_fpn, len(LEVELS)) if features == "resnet18-fpn" else (resnet18_stem, 1)
     _at_least("p", p, 1)
-    return make(in_channels, p, weights=weights, freeze=weights is not None if freeze is None else freeze), [p] * n
+    return make(in_channels, p, weights=weights, freeze=freeze), [p] * n
 
 # %% ../nbs/01_features.ipynb #6c8ba957
 def response_net(
@@ -386,9 +471,9 @@ def response_net(
     p: int = 100, # feature channels
     q: int = 100, # response channels
     seed: int = 0, # of the initial weights
-    features: str | Extractor = "cnn", # "cnn", "resnet18-fpn", "resnet18-stem", or an extractor of your own
-    weights: str | os.PathLike | None = "DEFAULT", # of a ResNet: "DEFAULT" (ImageNet), a file, or None: random
-    freeze: bool | None = None, # keep the extractor's weights; None: if it brings any (a loaded ResNet, one of your own)
+    features: str | Extractor = "cnn", # "cnn", "resnet18-fpn", "resnet18-stem", "timm:NAME", or an extractor of your own
+    weights: str | os.PathLike | None = "DEFAULT", # of a ResNet or timm's: "DEFAULT" (ImageNet), a file, or None: random
+    freeze: bool | None = None, # keep the extractor's weights; None: if it brings any (loaded ones, a network of your own)
     padding: str = "zeros", # of the CNN's convolutions: "zeros" or "replicate"
     like: torch.Tensor | None = None, # (1, C, h, w) image to try your own extractor on; the net goes to its device
 ) -> ResponseNet:

@@ -6,6 +6,7 @@ import pickle
 import socket
 import sys
 from collections import OrderedDict, namedtuple
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -16,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dynaseg.features import (NAMED, STAGES, AtScales, FeatureMap, Frozen, channels_of, check_features, imagenet_colours,
-                              levels_of, resnet18, resnet18_fpn, resnet18_stem, response_net)
+from dynaseg.features import (NAMED, STAGES, AtScales, FeatureMap, Frozen, channels_of, check_features, cnn, imagenet_colours,
+                              levels_of, resnet18, resnet18_fpn, resnet18_stem, response_net, timm_backbone)
 from dynaseg.images import InputError
 from dynaseg.segmenter import DynaSeg, fit, segment
 from dynaseg.silhouette import silhouette_phase
@@ -111,6 +112,41 @@ def test_an_extractor_may_not_change_the_picture():
         channels_of(lambda x: x.sub_(0.5), picture())
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_an_extractor_whose_answer_is_not_finite_is_told_before_the_fit(bad):
+    def extractor(x): return torch.cat([x, x.masked_fill(x == x.max(), bad)], 1)
+    with pytest.raises(InputError, match="not finite"): response_net(3, features=extractor, like=picture())
+
+
+class Strange(nn.Module):
+    "A network that computes in another precision, and perhaps where nothing can be fitted."
+    def __init__(self, dtype, around):
+        super().__init__()
+        self.conv, self.dtype, self.around = nn.Conv2d(3, 7, 3).to(dtype), dtype, around
+
+    def forward(self, x):
+        with self.around(): return self.conv(x.to(self.dtype))
+
+
+@pytest.mark.parametrize("as_function", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("around", [torch.inference_mode, torch.no_grad, nullcontext])
+def test_other_precisions_and_inference_mode(dtype, around, as_function):
+    net = Strange(dtype, around)
+    response = response_net(3, p=4, q=4, features=(lambda x: net(x)) if as_function else net)
+    before, x = state(response.features.project), picture()
+    assert response.features(x).dtype == torch.float32
+    run(response, x)
+    assert not same(before, state(response.features.project))
+
+
+def test_a_network_in_another_precision_can_be_fitted():
+    net = response_net(3, p=4, q=4, features=Strange(torch.float64, nullcontext), freeze=False)
+    before = net.features.extractor.conv.weight.detach().clone()
+    run(net, picture())
+    assert before.dtype == torch.float64 and not net.features.extractor.conv.weight.equal(before)
+
+
 def test_an_extractor_that_changes_its_number_of_levels_is_found():
     answers = iter([[picture(), picture()], [picture()]])
     feature_map = FeatureMap(lambda x: next(answers), [3, 3], 4)
@@ -136,7 +172,8 @@ def test_the_same_seed_gives_the_same_start(features):
     (dict(features="resnet50"), "'resnet50'.*'cnn', 'resnet18-fpn', 'resnet18-stem'"), (dict(features=None), "None"), (dict(features=3), "3"),
     (dict(features=Small), "instance"), (dict(features=["cnn"]), "cnn"), (dict(freeze="yes"), "'yes'"),
     (dict(features=abs, freeze=False), "no weights to fit"), (dict(weights=5), "weights=5"), (dict(weights="mine.pth"), "ResNets"),
-    (dict(features=Small(), weights="mine.pth"), "before you pass it")])
+    (dict(features=Small(), weights="mine.pth"), "before you pass it"),
+    (dict(features="timm:"), "timm:NAME"), (dict(features="tim:resnet18"), "timm:NAME")])
 def test_settings_that_do_not_go_together(settings, words):
     with pytest.raises(InputError, match=words): check_features(**{"features": "cnn"} | settings)
     with pytest.raises(InputError, match=words): response_net(3, **settings)
@@ -200,6 +237,55 @@ def test_dropout_is_off_so_that_two_fits_agree():
     assert not same(*state_dicts) # two Smalls, each with random weights of its own
     nets[1].load_state_dict(state_dicts[0])
     assert [s.loss for s in run(nets[0], picture())] == [s.loss for s in run(nets[1], picture())]
+
+
+def chancy():
+    "Layers that drop at random, each by its own name for how often."
+    class DropPath(nn.Module): # as timm has it
+        def __init__(self): super().__init__(); self.drop_prob = 0.5
+        def forward(self, x): return x * (torch.rand(()) >= self.drop_prob) if self.training else x
+    class Attention(nn.Module):
+        def __init__(self): super().__init__(); self.inner = nn.MultiheadAttention(3, 1, dropout=0.5, batch_first=True)
+        def forward(self, x):
+            tokens = x.flatten(2).transpose(1, 2)
+            return self.inner(tokens, tokens, tokens, need_weights=False)[0].transpose(1, 2).view(x.shape)
+    return nn.Dropout(0.5), nn.Dropout2d(0.5), nn.AlphaDropout(0.5), nn.FeatureAlphaDropout(0.5), torchvision.ops.StochasticDepth(0.5, "row"), DropPath(), Attention()
+
+
+@pytest.mark.parametrize("layer", chancy(), ids=lambda m: type(m).__name__)
+def test_nothing_is_dropped_at_random_in_a_fit(layer):
+    x, theirs = picture(3, 6, 8), nn.Sequential(layer).train()
+    different = {tuple(theirs(x).flatten().tolist()) for _ in range(9)}
+    net = response_net(3, p=3, q=4, features=theirs, freeze=False)
+    assert len({tuple(net.features(x).flatten().tolist()) for _ in range(9)}) == 1 < len(different)
+    assert net.features.extractor.training and theirs.training and len({tuple(theirs(x).flatten().tolist()) for _ in range(9)}) > 1
+
+
+def test_an_exponent_of_pooling_is_no_chance():
+    class GeneralisedMean(nn.Module):
+        p = 3.0
+        def forward(self, x): return x.pow(self.p)
+    x = picture()
+    assert response_net(3, p=3, features=GeneralisedMean(), freeze=False).features(x).equal(x.pow(3.0))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*deprecated")
+@pytest.mark.parametrize("freeze", [None, False])
+def test_scripted_networks(freeze):
+    theirs = torch.jit.script(Small())
+    before, x = state(theirs), picture()
+    net = response_net(3, p=4, q=4, features=theirs, freeze=freeze)
+    run(net, x)
+    assert same(state(theirs), before) and all(w.requires_grad and w.grad is None for w in theirs.parameters())
+    assert same(state(net.features.extractor.net if freeze is None else net.features.extractor), before) == (freeze is None)
+
+
+def test_a_network_that_cannot_be_copied_is_told_how_to_go_on():
+    class Derived(Small):
+        def __init__(self): super().__init__(); self.kept = self.conv.weight * 2
+    theirs = Derived().eval()
+    with pytest.raises(InputError, match=r"cannot be copied \(RuntimeError: Only Tensors.*lambda x: net\(x\)"): response_net(3, features=theirs)
+    assert response_net(3, p=4, q=4, features=lambda x: theirs(x))(picture()).shape == (1, 4, 37, 50)
 
 
 def test_the_frozen_answer_is_remembered_until_the_image_or_the_weights_change():
@@ -368,6 +454,11 @@ def test_colours_are_imagenets():
     transform = Weights.DEFAULT.transforms()
     expected = torchvision.transforms.functional.normalize(picture(), transform.mean, transform.std)
     torch.testing.assert_close(imagenet_colours(picture()), expected)
+
+
+def test_other_colours():
+    x = picture()
+    torch.testing.assert_close(imagenet_colours(x, (0.5, 0.4, 0.3), (0.1, 0.2, 0.5)), (x - torch.tensor([[[0.5]], [[0.4]], [[0.3]]])) / torch.tensor([[[0.1]], [[0.2]], [[0.5]]]))
 
 
 # --- weights
@@ -606,9 +697,139 @@ def test_scales_around_any_module_can_be_fitted_or_frozen():
             assert run(net, picture(3, 40, 60), T=2)[-1].response.shape == (4, 40, 60)
 
 
-@pytest.mark.parametrize("scales", [(), (0,), (1, -0.5), (float("nan"),)])
+@pytest.mark.parametrize("scales", [(), (0,), (1, -0.5), (float("nan"),), (float("inf"),), 0.5, "12", ("1",), None])
 def test_scales_have_to_be_above_0(scales):
     with pytest.raises(InputError, match="scales"): AtScales(Small(), scales)
+
+
+def test_scales_are_of_an_extractor_not_of_its_name():
+    with pytest.raises(InputError, match=r"'cnn'.*resnet18_fpn\(\)"): AtScales("cnn")
+
+
+@pytest.mark.parametrize("C", [1, 3, 5])
+def test_scales_go_with_every_extractor_and_any_number_of_bands(C):
+    x = picture(C, 40, 60)
+    for extractor in (cnn(C, 2, 6), resnet18_fpn(C, 6, weights=None), resnet18_stem(C, 6, weights=None), lambda x: F.avg_pool2d(x, 3)):
+        for freeze in (None, False) if isinstance(extractor, nn.Module) else (None,):
+            net = response_net(C, p=4, q=4, features=AtScales(extractor, (1, 0.6, 1.5)), freeze=freeze, like=x)
+            assert run(net, x, T=1)[-1].response.shape == (4, 40, 60)
+
+
+# --- timm
+
+@pytest.fixture
+def timm(monkeypatch):
+    "The package, and no waiting for a network that is not there."
+    package = pytest.importorskip("timm")
+    from huggingface_hub import constants
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return package
+
+
+@pytest.fixture
+def theirs(timm, tmp_path):
+    "A small network of timm's, and the file that the test wrote of its weights."
+    torch.manual_seed(3)
+    net = timm.create_model("resnet10t").eval()
+    for m in net.modules():
+        if isinstance(m, nn.BatchNorm2d): nn.init.uniform_(m.running_mean, -1, 1); nn.init.uniform_(m.weight, 0.5, 1)
+    torch.save(net.state_dict(), tmp_path / "timm.pth")
+    return net, tmp_path / "timm.pth"
+
+
+def finest_two(net, x):
+    mean, std = (torch.tensor(net.pretrained_cfg[k]).view(3, 1, 1) for k in ("mean", "std"))
+    stem = net.act1(net.bn1(net.conv1((x - mean) / std)))
+    return [stem, net.layer1(net.maxpool(stem))]
+
+
+@torch.no_grad()
+def test_a_name_of_timms_is_its_two_finest_levels(theirs):
+    net, file = theirs
+    for x in (picture(3, 40, 60), picture(1, 40, 60)):
+        for got, expected in zip(timm_backbone("resnet10t", x.shape[1], weights=file).eval()(x), finest_two(net, x), strict=True):
+            torch.testing.assert_close(got, expected)
+    assert [level.shape[1] for level in timm_backbone("resnet10t", levels=(1, 3), weights=None)(picture())] == [64, 256]
+
+
+def test_timm_by_name_is_frozen_with_weights_and_fitted_without(theirs):
+    x = picture(3, 40, 60)
+    kept = response_net(3, p=4, q=4, features="timm:resnet10t", weights=theirs[1], like=x)
+    before = state(kept.features.extractor)
+    run(kept, x)
+    assert same(state(kept.features.extractor), before) and n_parameters(kept, to_fit=True) == (64 + 64) * 4 + 2 * 4 + 8 + 4 * 4 + 4 + 8
+    for how in (dict(weights=None), dict(weights=theirs[1], freeze=False)):
+        net = response_net(3, p=4, q=4, features="timm:resnet10t", like=x, **how)
+        assert n_parameters(net) == n_parameters(net, to_fit=True) == n_parameters(kept)
+        before = state(net.features.extractor)
+        run(net, x)
+        assert not any(v.equal(before[k]) for k, v in state(net.features.extractor).items() if k.endswith("running_mean"))
+
+
+def test_timm_by_name_in_segment(photo, quick, theirs):
+    how = quick | dict(features="timm:resnet10t", weights=theirs[1])
+    first = segment(photo, **how)
+    assert np.array_equal(first.labels, segment(photo, **how).labels) and first.labels.shape == photo.shape[:2]
+    assert segment(photo, **how, on="features").opt_nC >= 2
+
+
+def test_timms_own_weights_from_the_cache(theirs, tmp_path, monkeypatch, timm):
+    "Laid out as the hub's client keeps them; never random ones in their place."
+    safetensors, constants = pytest.importorskip("safetensors.torch"), pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    folder = tmp_path / "hub" / f"models--{timm.get_pretrained_cfg('resnet10t').hf_hub_id.replace('/', '--')}"
+    with pytest.raises(InputError, match=r"https://huggingface.co/timm/resnet10t\S* could not.*model.safetensors.*weights=None.*'cnn'"):
+        response_net(3, features="timm:resnet10t")
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    safetensors.save_file(theirs[0].state_dict(), folder / "snapshots" / ("0" * 40) / "model.safetensors")
+    assert timm_backbone("resnet10t")[1].conv1[0].weight.equal(theirs[0].conv1[0].weight)
+
+
+def test_the_weights_of_another_network_or_a_damaged_file_for_timm(theirs, timm, tmp_path):
+    with pytest.raises(InputError, match="another network.*timm's resnet14t"): timm_backbone("resnet14t", weights=theirs[1])
+    torch.save(timm.create_model("resnet14t").state_dict(), tmp_path / "larger.pth")
+    with pytest.raises(InputError, match="another network.*layer1.0.conv3.*timm's resnet10t"): timm_backbone("resnet10t", weights=tmp_path / "larger.pth")
+    theirs[1].write_bytes(theirs[1].read_bytes()[:-100])
+    with pytest.raises(InputError, match="cut short"): segment(np.zeros((9, 9, 3)), features="timm:resnet10t", weights=theirs[1])
+    with pytest.raises(FileNotFoundError): timm_backbone("resnet10t", weights=tmp_path / "nowhere.pth")
+
+
+def test_a_file_of_another_number_of_classes_for_timm(theirs, timm, tmp_path):
+    torch.save(timm.create_model("resnet10t", num_classes=7).state_dict(), tmp_path / "seven.pth")
+    assert len(timm_backbone("resnet10t", weights=tmp_path / "seven.pth")(picture())) == 2
+
+
+def test_what_timm_cannot_make_is_told_in_its_words(timm):
+    with pytest.raises(InputError, match="Unknown model.*list_models"): response_net(3, features="timm:resnet10000", weights=None)
+    with pytest.raises(InputError, match=r"levels=\(0, 9\)"): timm_backbone("resnet10t", levels=(0, 9), weights=None)
+    unpublished = next(n for n in timm.list_models("coatnet*") if not timm.is_model_pretrained(n))
+    with pytest.raises(InputError, match="No pretrained weights exist"): response_net(3, features=f"timm:{unpublished}")
+
+
+@pytest.mark.parametrize("C", [2, 4, 12])
+def test_other_numbers_of_bands_in_timm(theirs, C):
+    assert response_net(C, p=4, q=4, features="timm:resnet10t", weights=None)(picture(C, 40, 70)).shape == (1, 4, 40, 70)
+    for weights in ("DEFAULT", theirs[1]):
+        with pytest.raises(InputError, match=f"{C} bands.*three bands.*'cnn'"): response_net(C, features="timm:resnet10t", weights=weights)
+
+
+def test_a_transformer_of_timms_with_an_option(timm):
+    x = picture(3, 40, 60)
+    with pytest.raises(InputError, match="Input height"): response_net(3, features="timm:vit_tiny_patch16_224", weights=None, like=x)
+    vit = timm_backbone("vit_tiny_patch16_224", weights=None, dynamic_img_size=True, dynamic_img_pad=True)
+    assert channels_of(vit, x) == [192, 192] and vit[0].spread["mean"] == (0.5, 0.5, 0.5)
+    assert response_net(3, p=4, q=4, features=vit, like=x)(x).shape == (1, 4, 40, 60)
+
+
+def test_scales_around_timm(timm):
+    assert len(channels_of(AtScales(timm_backbone("resnet10t", weights=None)), picture(3, 40, 60))) == 4
+
+
+def test_without_timm(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(InputError, match="pip install timm"): response_net(3, features="timm:resnet18", weights=None)
 
 
 # --- habits that programs rely on

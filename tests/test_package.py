@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,7 +88,12 @@ def test_metadata_says_what_settings_ini_says(wheel, settings):
     assert meta["Requires-Python"] == f">={settings['min_python']}"
     needs = [r for r in meta.get_all("Requires-Dist") if "extra" not in r]
     assert sorted(r.replace(" ", "") for r in needs) == sorted(settings["requirements"].split())
-    assert meta.get_all("Provides-Extra") == ["dev"]
+    extras = {name.removesuffix("_requirements"): settings[name].split() for name in settings if name.endswith("_requirements")}
+    assert sorted(meta.get_all("Provides-Extra")) == sorted(extras) == ["dev", "timm"]
+    plain = lambda requirement: (requirement.name, requirement.specifier) # without the marker
+    for extra, packages in extras.items():
+        marked = [r for r in map(Requirement, meta.get_all("Requires-Dist")) if f'extra == "{extra}"' in str(r.marker)]
+        assert set(map(plain, marked)) == {plain(Requirement(p)) for p in packages}
     entry_points = archive.read(next(n for n in archive.namelist() if n.endswith("entry_points.txt"))).decode()
     assert "dynaseg=dynaseg.cli:main" in entry_points.replace(" ", "")
     assert "MIT" in (meta["License-Expression"] or meta["License"])
