@@ -278,6 +278,7 @@ class COCOStuff27(Dataset):
     "COCO-Stuff with 27 coarse classes: a ground truth per photo, ids below `n_classes`; 255 is void."
     source = ("https://cocodataset.org/#download (val2017.zip) and https://github.com/nightrome/cocostuff "
               "(stuffthingmaps_trainval2017.zip)")
+    shared = "PiCIE's repository, https://github.com/janghyuncho/PiCIE" # where the two small files come from
     ignore = 255
 
     def __init__(self,
@@ -295,11 +296,11 @@ class COCOStuff27(Dataset):
         truth = _home(root, split, above, self.source) / split
         maps = Path(root if maps is None else maps)
         if not (maps / "fine_to_coarse.json").is_file():
-            raise FileNotFoundError(f"There is no file {str(maps / 'fine_to_coarse.json')!r}, the map of "
-                                    "fine to coarse ids that PiCIE and STEGO publish. Say where with maps=.")
+            raise FileNotFoundError(f"There is no file {str(maps / 'fine_to_coarse.json')!r}, the map of fine to coarse ids. "
+                                    f"Write it from fine_to_coarse_dict.pickle of {self.shared}, or say where it is with maps=.")
         read = partial(_read_coarse, table=_coarse_table(maps / "fine_to_coarse.json", classes))
         listed = maps / f"{split}_curated.txt"
-        if curated: names = _read_list(listed, "STEGO's authors; or pass curated=False")
+        if curated: names = _read_list(listed, f"{self.shared} (curated/val2017/Coco164kFull_Stuff_Coarse_7.txt), or pass curated=False")
         else: names = [p.stem for p in _images(images)]
         self.split, self.root, self.n_classes = split, Path(root), COARSE[classes][1] - COARSE[classes][0]
         records = [Record(n, images / f"{n}.jpg", truth / f"{n}.png", read) for n in names]

@@ -262,9 +262,9 @@ def test_coco_missing_files_are_named(coco, tmp_path):
     root = coco[0]
     with pytest.raises(FileNotFoundError, match="train2017.*cocodataset"): COCOStuff27(root, split="train2017")
     with pytest.raises(InputError, match="classes='stuf'"): COCOStuff27(root, classes="stuf")
-    with pytest.raises(FileNotFoundError, match="fine_to_coarse.json.*maps="): COCOStuff27(root, maps=root / "images")
+    with pytest.raises(FileNotFoundError, match="fine_to_coarse.json.*PiCIE.*maps="): COCOStuff27(root, maps=root / "images")
     (root / "val2017_curated.txt").unlink()
-    with pytest.raises(FileNotFoundError, match="val2017_curated.txt.*curated=False"): COCOStuff27(root)
+    with pytest.raises(FileNotFoundError, match="val2017_curated.txt.*PiCIE.*curated=False"): COCOStuff27(root)
     for text in ["{", "{}", '{"fine_index_to_coarse_index": {"300": 1}}', "[]"]:
         (root / "fine_to_coarse.json").write_text(text)
         with pytest.raises(InputError, match="fine_to_coarse.json"): COCOStuff27(root, curated=False)

@@ -12,7 +12,7 @@ from scipy.ndimage import zoom
 
 from dynaseg.datasets import BSD500, VOC2012
 from dynaseg.images import InputError
-from dynaseg.metrics import (BestOverlap, Hungarian, adapted_rand_error, best_overlap, blank, variation_of_information)
+from dynaseg.metrics import (PROTOCOLS, BestOverlap, Hungarian, adapted_rand_error, best_overlap, blank, scorer, variation_of_information)
 
 GROUPS = ("all", "fine", "coarse")
 
@@ -352,6 +352,24 @@ def test_hungarian_settings_and_ids_are_checked():
     for bad in [-1, 65536]:
         score = Hungarian(2, "dataset")
         with pytest.raises(InputError, match=str(bad)): score.update(np.array([[bad]]), np.array([[1]]))
+
+
+@given(st.lists(maps(0, 2), min_size=1, max_size=3))
+def test_protocols_by_name_are_the_classes(pairs):
+    assert list(PROTOCOLS) == ["best-overlap", "per-image Hungarian", "dataset Hungarian"]
+    for name, direct in zip(PROTOCOLS, [BestOverlap(ignore=2), Hungarian(3, "image", 2), Hungarian(3, "dataset", 2)]):
+        named = scorer(name, n_classes=3, ignore=2)
+        for labels, truth in pairs:
+            for s in (named, direct): s.update(labels, truth)
+        try: expected = direct.compute()
+        except InputError: continue   # void only
+        assert named.compute() == expected
+
+
+def test_a_protocol_has_to_be_named_in_full():
+    with pytest.raises(InputError, match="protocol='Hungarian'; expected one of best-overlap, per-image Hungarian, dataset Hungarian"): scorer("Hungarian", 2)
+    for name in list(PROTOCOLS)[1:]:
+        with pytest.raises(InputError, match=f"{name}.*n_classes="): scorer(name)
 
 
 # --- the others
