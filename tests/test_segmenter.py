@@ -86,10 +86,11 @@ def test_the_paper_preset_is_the_published_loop(photo, variant, schedule):
 
 def test_the_papers_values():
     published = dict(M=3, p=100, q=100, padding="zeros", T=1000, lr=0.1, momentum=0.9, weight_decay=0.0)
-    nothing_added = dict(standardised=False, tol=0.0, max_pixels=0, superpixels=0.0)
+    nothing_added = dict(standardised=False, tol=0.0, max_pixels=0, superpixels=0.0, merging=0.0)
     assert PRESETS["paper"] == published | nothing_added
     assert MU["paper"] == {"fsf": 15, "scf": 50, "fixed": 5} and MU.keys() == PRESETS.keys()
-    assert set(PRESETS) == {"paper", "fast"} and PRESETS["fast"].keys() == PRESETS["paper"].keys()
+    assert set(PRESETS) == {"paper", "fast", "regions"} and PRESETS["fast"].keys() == PRESETS["paper"].keys()
+    assert {name for name in PRESETS["fast"] if PRESETS["fast"][name] != PRESETS["regions"][name]} == {"superpixels", "merging"}
 
 
 def test_a_step_is_one_reading_of_the_network():
@@ -685,7 +686,7 @@ def test_parameters_are_the_keywords_of_segment():
 
 def test_every_setting_is_passed_on(photo):
     settings = dict(preset="paper", variant="scf", mu=40.0, min_labels=3, on="features", features="cnn", weights=None, freeze=False, M=2, p=6, q=7,
-                    standardised=True, padding="replicate", T=3, lr=0.2, momentum=0.5, weight_decay=0.01, tol=0.1, max_pixels=300, superpixels=50.0, seed=9, device="cpu")
+                    standardised=True, padding="replicate", T=3, lr=0.2, momentum=0.5, weight_decay=0.01, tol=0.1, max_pixels=300, superpixels=50.0, merging=0.5, seed=9, device="cpu")
     assert set(settings) == set(inspect.signature(segment).parameters) - {"image", "progress", "callback"}
     model = DynaSeg(progress=False, callback=None, **settings).fit(photo)
     assert {name: model.segmentation_.settings[name] for name in settings} == settings

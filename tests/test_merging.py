@@ -1,0 +1,148 @@
+"""Merging superpixels to segments: the graph, the order, the cut, each against something slower or known beforehand."""
+import numpy as np
+import pytest
+import skimage.data
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from skimage.measure import label
+
+from dynaseg import segment
+from dynaseg.images import load_image
+from dynaseg.merging import _Regions, cut, means, merge_order, neighbour_steps, perceived, region_graph, superpixels
+from dynaseg.segmenter import regions
+
+
+@pytest.fixture(scope="module")
+def scene():
+    "A photo of (100, 150) pixels, its superpixels and their graph."
+    image = load_image(skimage.data.astronaut()[:200:2, 100:400:2])
+    patches = superpixels(image, 15, 0.5, 6)
+    return image, patches, region_graph(patches, perceived(image))
+
+
+small_maps = arrays(np.int64, st.tuples(st.integers(2, 6), st.integers(2, 6)), elements=st.integers(0, 3)).map(regions)
+
+
+@given(small_maps, st.integers(0, 2**32 - 1))
+def test_the_graph_counts_every_pair_of_neighbours(patches, seed):
+    colours = np.random.default_rng(seed).random((*patches.shape, 3)).astype(np.float32)
+    graph, (across, down) = region_graph(patches, colours), neighbour_steps(colours)
+    inner, border = np.zeros((patches.max() + 1, 2)), {}
+    for (y, x), a in np.ndenumerate(patches):
+        for dy, dx, steps in ((0, 1, across), (1, 0, down)):
+            if y + dy == patches.shape[0] or x + dx == patches.shape[1]: continue
+            b = patches[y + dy, x + dx]
+            line = inner[a] if a == b else border.setdefault((min(a, b), max(a, b)), np.zeros(2))
+            line += (1, steps[y, x])
+    assert {tuple(e): tuple(np.round(l, 4)) for e, l in zip(graph.edges.tolist(), graph.border)} == {e: tuple(np.round(l, 4)) for e, l in border.items()}
+    np.testing.assert_allclose(graph.inner, inner, atol=1e-4)
+    np.testing.assert_allclose(graph.features, [colours[patches == a].mean(0) for a in range(patches.max() + 1)], atol=1e-5)
+
+
+def test_features_hold_colours_and_the_distribution_of_labels():
+    patches, colours = np.array([[0, 0, 1]]), np.zeros((1, 3, 3), np.float32)
+    soft = np.float32([[[1, 0], [0, 1], [0, 1]]])
+    np.testing.assert_allclose(region_graph(patches, colours, soft).features[:, 3:], [[0.5**0.5 / 2] * 2, [0, 0.5]], atol=1e-6)
+
+
+def slowly(graph):
+    "The same merges by looking at all pairs each time."
+    whole, order = _Regions(graph), []
+    while pairs := [(a, b) for a, near in enumerate(whole.around) for b in near if a < b and whole.version[a] >= 0 <= whole.version[b]]:
+        costs = [whole.cost(a, np.array([b]), whole.around[a][b][None])[0] for a, b in pairs]
+        a, b = pairs[int(np.argmin(costs))]
+        order.append(min(costs))
+        if len(whole.around[a]) < len(whole.around[b]): a, b = b, a
+        whole.join(a, b)
+    return order
+
+
+@given(small_maps, st.integers(0, 2**32 - 1))
+def test_the_cheapest_merge_comes_first(patches, seed):
+    colours = np.random.default_rng(seed).random((*patches.shape, 3)).astype(np.float32)
+    graph = region_graph(patches, colours)
+    pairs, costs = merge_order(graph)
+    assert len(pairs) == patches.max()  # one region is left in the end
+    np.testing.assert_allclose(costs, slowly(graph), rtol=1e-9)
+
+
+def test_a_strong_border_outlives_weak_ones():
+    image = np.full((12, 30, 1), 0.3, np.float32)
+    image[:, 10:] = 0.33; image[:, 20:] = 0.8
+    patches = np.repeat([[0, 1, 2]], 12, 0).repeat(10, 1)
+    pairs, _ = merge_order(region_graph(patches, perceived(image)))
+    assert set(pairs[0]) == {0, 1}
+
+
+def test_a_border_counts_for_less_among_texture():
+    rng = np.random.default_rng(0)
+    image = np.full((40, 40, 1), 0.5, np.float32)
+    image[:, 10:20] += 0.1  # above and below, the same step; below there is noise as well
+    image[20:] += rng.normal(0, 0.1, (20, 40, 1))
+    patches = np.zeros((40, 40), int)
+    patches[:20, 10:] = 1; patches[20:] = 2; patches[20:, 10:] = 3
+    graph = region_graph(patches, perceived(image.clip(0, 1)))
+    whole = _Regions(graph)
+    cost = {tuple(e): whole.cost(*e, b[None])[0] for e, b in zip(graph.edges, graph.border)}
+    assert cost[0, 1] > cost[2, 3]
+
+
+@pytest.fixture(scope="module")
+def order(scene): return merge_order(scene[2])
+
+
+@pytest.mark.parametrize("stop, floor", [(0, 1), (0.7, 9), (1.2, 1), (1.2, 600), (2, 30), (3, 3)])
+def test_cuts_are_nested_and_keep_the_floor(scene, order, stop, floor):
+    patches = scene[1]
+    fine, coarse = cut(*order, stop, floor), cut(*order, stop + 0.5, floor)
+    assert fine.max() + 1 >= coarse.max() + 1 >= min(floor, patches.max() + 1)
+    assert len(np.unique(np.stack([fine, coarse]), axis=1).T) == fine.max() + 1  # no fine segment lies in two coarse ones
+    assert label(fine[patches], background=-1, connectivity=2).max() == fine.max() + 1  # each is in one piece
+
+
+def test_contrast_does_not_matter():
+    image = load_image(skimage.data.coffee()[::4, ::4])
+    patches = superpixels(image, 15, 0.5, 6)
+    colours = perceived(image)
+    one, other = (cut(*merge_order(region_graph(patches, c)), 1.3) for c in (colours, 4 * colours))
+    assert (one == other).mean() > 0.98  # the same up to rounding
+
+
+def test_means_of_any_maps():
+    np.testing.assert_allclose(means(np.array([[0, 1, 1]]), np.array([[[1.0, 2], [3, 4], [5, 8]]])), [[1, 2], [4, 6]])
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 7])
+def test_any_number_of_bands(bands, quick):
+    image = np.random.default_rng(0).random((30, 40, bands)).astype(np.float32)
+    image[:, 20:] *= 0.3
+    seg = segment(image, preset="regions", **quick)
+    assert seg.labels.shape == (30, 40) and seg.n_clusters >= seg.opt_nC
+    assert label(seg.labels, background=-1, connectivity=2).max() == seg.n_clusters
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 3), (1, 9, 3), (9, 1, 1), (2, 2, 3)])
+def test_tiny_and_flat_images(shape, quick):
+    for image in (np.full(shape, 0.4, np.float32), np.random.default_rng(0).random(shape).astype(np.float32)):
+        assert segment(image, preset="regions", **quick).labels.shape == shape[:2]
+
+
+def test_above_400_000_pixels_segments_are_enlarged(quick):
+    image = np.zeros((700, 900, 3), np.uint8)
+    image[:, 450:] = 255
+    seg = segment(image, preset="regions", **quick | dict(max_pixels=2000))
+    assert seg.labels.shape == (700, 900) and (seg.labels[:, 10] != seg.labels[:, -10]).all()
+
+
+def test_the_floor_holds_whatever_the_stop(quick, photo):
+    assert segment(photo, preset="regions", merging=1e9, min_labels=5, **quick).n_clusters >= 5
+    assert segment(photo, preset="regions", merging=1e9, min_labels=None, **quick).n_clusters == 1
+
+
+def test_what_the_network_has_learnt_has_a_say(scene):
+    image, patches, graph = scene
+    soft = np.zeros((*patches.shape, 2), np.float32)
+    soft[:, :75, 0] = soft[:, 75:, 1] = 1
+    order = merge_order(region_graph(patches, perceived(image), soft))
+    assert (order[1] >= 0).all() and not np.allclose(order[1], merge_order(graph)[1])
