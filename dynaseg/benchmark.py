@@ -44,12 +44,15 @@ def kmeans(
 def slic_merged(
     image: np.ndarray, # (H, W, C) float32 in [0, 1]
     seed: int = 0, # has no effect
+    n_segments: int = 400, # superpixels, about
+    threshold: float = 15, # neighbours merge whose mean colours (0 to 255 a band) are less than this apart
+    compactness: float = 10, # of the superpixels
 ) -> np.ndarray: # (H, W) int64
-    "400 SLIC superpixels, merged where the mean colours (0 to 255 a band) of neighbours are less than 15 apart."
+    "SLIC superpixels, merged by their mean colours, with scikit-image's `slic` and `cut_threshold`."
     from skimage.graph import cut_threshold, rag_mean_color
     from skimage.segmentation import slic
-    patches = slic(image, n_segments=400, compactness=10, start_label=0, channel_axis=-1)
-    return cut_threshold(patches, rag_mean_color(255 * image[..., :3], patches), 15)
+    patches = slic(image, n_segments=n_segments, compactness=compactness, start_label=0, channel_axis=-1)
+    return cut_threshold(patches, rag_mean_color(255 * image[..., :3], patches), threshold)
 
 # %% ../nbs/11_benchmark.ipynb #6324e1ae
 def felzenszwalb(

@@ -1,6 +1,8 @@
-"""Rows, tables, intervals and the two commands that make them."""
+"""Rows, tables, intervals, the two commands that make them, and the script that makes all result files."""
 import csv
+import importlib.util
 import os
+import shlex
 import subprocess
 import sys
 from itertools import product
@@ -295,6 +297,21 @@ def test_names_of_data_sets(name, measures, tmp_path):
         assert _dataset(name, tmp_path, None, None, 0, tmp_path / "maps").n_classes == measures
 
 
+def test_coco_from_the_command_line(tmp_path):
+    "The command of the benchmark page, on two pictures in the official layout."
+    for kind in ("images/val2017", "annotations/val2017"): (tmp_path / "COCO" / kind).mkdir(parents=True)
+    for name in ("000000000001", "000000000002"):
+        fine = np.kron(np.random.default_rng(int(name)).integers(0, 3, (3, 4)), np.ones((12, 12))).astype(np.uint8)
+        Image.fromarray(fine).save(tmp_path / "COCO" / "annotations" / "val2017" / f"{name}.png")
+        Image.fromarray(100 * fine).convert("RGB").save(tmp_path / "COCO" / "images" / "val2017" / f"{name}.jpg")
+    (tmp_path / "COCO" / "val2017_curated.txt").write_text("000000000001\n000000000002\n")
+    (tmp_path / "COCO" / "fine_to_coarse.json").write_text('{"fine_index_to_coarse_index": {"0": 9, "1": 26, "2": 5}}')
+    done = command("evaluate", "coco-all", "--root", "COCO", "--methods", "felzenszwalb,ours", "--T", 2, "--p", 4, "--q", 4, "--out", "coco-all.csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "COCOStuff27(split 'val2017', 2 images, 000000000001 … 000000000002), per-image Hungarian" in done.stdout
+    assert "| blank |  | 2 | 1 |" in done.stdout and "| miou | accuracy |" in done.stdout
+
+
 @pytest.mark.parametrize("args, words", [
     (("evaluate", "nothing", "--root", "bsd"), "no data set 'nothing'"),
     (("evaluate", "bsd500", "--root", "elsewhere"), "no folder"),
@@ -306,6 +323,44 @@ def test_names_of_data_sets(name, measures, tmp_path):
 def test_a_mistake_gets_a_line_and_exit_code_2(bsd, tmp_path, args, words):
     done = command(*args, cwd=tmp_path)
     assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("benchmarks", Path(__file__).parent.parent / "tools" / "benchmarks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_command_of_the_script_is_understood(script):
+    "A mistake in the last line of a night's work should not wait until the morning."
+    from inspect import signature
+
+    from typer.main import get_command
+
+    from dynaseg.cli import _options, _settings_of, app
+    for command in [c for cs in script.commands().values() for c in cs if c.startswith("dynaseg ")]:
+        _, name, *words = shlex.split(command)
+        given = get_command(app).commands[name].make_context(name, words).params
+        _settings_of({option: given[option] for option in signature(_options).parameters if option in given})
+        assert set(given["methods"].split(",")) <= {*METHODS, *VARIANTS}, command
+        assert str(given["out"]).startswith("nbs/results/")
+
+
+def test_the_script_goes_on_where_it_was(script, bsd, tmp_path, monkeypatch):
+    monkeypatch.setattr(script, "RESULTS", tmp_path / "nbs" / "results")
+    monkeypatch.setattr(script, "ROOT", tmp_path)
+    monkeypatch.setattr(script, "steps", lambda: {"one": ["bsd500 --methods felzenszwalb"], "two": ["bsd500 --images 1001,nowhere"]})
+    monkeypatch.setattr(sys, "argv", ["benchmarks.py", "one", "two"])
+    monkeypatch.setenv("DYNASEG_DATA", str(tmp_path / "bsd"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
+    for _ in range(2):
+        with pytest.raises(SystemExit) as stopped: script.main()
+        assert stopped.value.code == 1                         # there is no image "nowhere"
+        assert len(read_rows(tmp_path / "nbs" / "results" / "one.csv")) == 6
+        logged, = csv.DictReader((tmp_path / "nbs" / "results" / "commands.csv").open())
+        assert logged["command"] == "dynaseg evaluate bsd500 --methods felzenszwalb --root $DYNASEG_DATA --out nbs/results/one.csv"
 
 
 @pytest.mark.skipif(not DATA, reason="DYNASEG_DATA is not set: no real data to score")

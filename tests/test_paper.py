@@ -2,7 +2,7 @@
 
 The paper preset takes up to an hour a photo on a laptop, so it is compared on two photos and cut short: after DYNASEG_PAPER_T
 updates (40 if not set; the paper allows 1000). That is for those who ask for it with DYNASEG_SLOW=1. The blank baselines, to
-four decimals, are in test_metrics; tables over more photos and seeds are in the notebook 08_metrics.
+four decimals, are in test_metrics; tables over more photos and seeds are in the notebook benchmarks.
 """
 import os
 from pathlib import Path

@@ -24,61 +24,79 @@ RESULTS = ROOT / "nbs" / "results"
 LOG = ("file", "command", "seconds", "machine", "threads", "torch")
 
 PHOTOS = "3096,58060,105025,163085,241048"  # every 20th of the val split
-TRAIN = "bsd500 --split train --subset 20 --methods ours"
+ABLATED = "regions"  # the preset that is taken apart
 ABLATIONS = [
     "--seeds 0,1,2,3,4,5,6,7,8,9",
     *(f"--mu {mu}" for mu in (5, 10, 20, 40, 80, 160)),
     *(f"--variant scf --mu {mu}" for mu in (1.25, 2.5, 5, 10, 20, 50)),
-    *(f"--variant fixed --mu {mu}" for mu in (1e-6, 0.2, 1, 5)),
+    *(f"--variant fixed --mu {mu}" for mu in (0.001, 0.2, 1, 5)),
     *(f"--M {M}" for M in (1, 2, 3, 4)),
-    *(f"--T {T}" for T in (5, 10, 20, 40, 80, 160)),
+    *(f"--T {T}" for T in (1, 5, 10, 20, 40, 80, 160)),
+    *(f"--max-pixels {n}" for n in (10_000, 20_000, 40_000, 80_000)),
     *(f"--min-labels {floor}" for floor in ("none", 3, 6, 12)),
-    "--on features",
-    "--superpixels 0", "--no-standardised", "--padding zeros",
-    *(f"--max-pixels {n}" for n in (10_000, 20_000, 80_000)),
+    *(f"--merging {stop}" for stop in (0, 0.6, 0.9, 1.2, 1.8, 2.4)),
+    *(f"--superpixels {scale}" for scale in (5, 15, 30, 60, 100)),
+    "--superpixels 0", "--on features", "--no-standardised", "--padding zeros",
 ]
-STEPS = { # name of the file: the arguments of `dynaseg evaluate` that make it
-    "bsd500-val": ["bsd500 --split val --seeds 0,1,2"],
-    "voc2012-val": ["voc2012 --split val --seeds 0,1,2"],
-    "voc2012-hungarian": ["voc2012 --split val --protocol 'per-image Hungarian' --methods felzenszwalb,ours"],
-    "bsd500-train": ["bsd500 --split train --methods felzenszwalb,ours"],
-    "ablations": [f"{TRAIN} {more}" for more in ABLATIONS],
-    "on-the-way": ["bsd500 --split train --subset 20 --methods dfc,fsf,scf --T 160 --tol 0 --at 1,2,5,10,20,40,80,160"],
-    "paper": [f"bsd500 --split val --images {PHOTOS} --preset paper --methods dfc,fsf,scf --T 100 --at 20,40,60,80,100"],
-}
 MINUTES = {}
-FELZENSZWALB = ("scale", "sigma", "min_size")
-SCALES, SIGMAS, SIZES = (150, 200, 250, 300, 400), (0.5, 0.6, 0.7, 0.8), (5, 10, 20, 40, 80)
 
 
-def grid(file):
-    "Scores Felzenszwalb's method on every second train photo: every scale with every sigma, then sizes with the best of those. A row for each."
-    from dynaseg.benchmark import felzenszwalb
+def steps():
+    "Name of a file: the arguments of `dynaseg evaluate` that make it, in turn."
+    from dynaseg.segmenter import PRESETS
+    others = [preset for preset in PRESETS if preset not in ("fast", "paper")]
+    def all_presets(arguments, methods=""): return [arguments + methods, *(f"{arguments} --methods ours --preset {preset}" for preset in others)]
+    taken_apart = "bsd500 --split train --subset 20 --methods ours" + f" --preset {ABLATED}" * (ABLATED != "fast")
+    return {
+        "bsd500-val": all_presets("bsd500 --split val --seeds 0,1,2"),
+        "voc2012-val": all_presets("voc2012 --split val --seeds 0,1,2"),
+        "voc2012-hungarian": all_presets("voc2012 --split val --protocol 'per-image Hungarian'", " --methods felzenszwalb,ours"),
+        "bsd500-train": all_presets("bsd500 --split train", " --methods felzenszwalb,ours"),
+        "ablations": [f"{taken_apart} {more}" for more in ABLATIONS],
+        "on-the-way": ["bsd500 --split train --subset 20 --methods dfc,fsf,scf --T 160 --tol 0 --at 1,2,5,10,20,40,80,160"],
+        "paper": [f"bsd500 --split val --images {PHOTOS} --preset paper --methods dfc,fsf,scf --T 100 --at 20,40,60,80,100"],
+    }
+
+
+GRIDS = { # name of a file: (method of the benchmark, two constants tried together, the third: what it is meanwhile, and what is tried after)
+    "felzenszwalb-train": ("felzenszwalb", dict(scale=(150, 200, 250, 300, 400), sigma=(0.4, 0.5, 0.6, 0.7, 0.8)), ("min_size", 20, (1, 5, 10, 40, 80))),
+    "slic-train": ("slic", dict(n_segments=(200, 400, 800), threshold=(15, 25, 35, 50)), ("compactness", 10, (3, 30))),
+}
+
+
+def grid(name):
+    """Scores a peer on every second train photo, a row for each setting: each pair of the first two constants, then each value of the third with
+    the best pair, then the pair's neighbours with the best third."""
+    from dynaseg.benchmark import METHODS
     from dynaseg.datasets import BSD500
     from dynaseg.metrics import BestOverlap
-    photos = BSD500(os.environ["DYNASEG_DATA"], "train")[::2]
+    method, pairs, (third, usual, others) = GRIDS[name]
+    names, (first, second) = [*pairs, third], pairs.values()
+    file, photos = RESULTS / f"{name}.csv", BSD500(os.environ["DYNASEG_DATA"], "train")[::2]
     lines = list(csv.DictReader(file.open())) if file.exists() else []
-    means = {tuple(float(line[name]) for name in FELZENSZWALB): float(line["mean"]) for line in lines}
+    means = {tuple(float(line[name]) for name in names): float(line["mean"]) for line in lines}
     with file.open("a", newline="") as f:
         table = csv.writer(f, lineterminator="\n")
-        if not lines: table.writerow([*FELZENSZWALB, "photos", "all", "fine", "coarse", "mean"])
-        def measure(values):
-            if values in means: return
-            score = BestOverlap()
-            for photo in photos: score.update(felzenszwalb(photo.image, **dict(zip(FELZENSZWALB, values))), photo.ground_truths)
-            means[values] = score.compute()["mean"]
-            table.writerow([*values, len(photos), *(f"{v:.5f}" for v in score.compute().values())])
-            f.flush()
-        for values in product(SCALES, SIGMAS, [20]): measure(values)
-        best = max(product(SCALES, SIGMAS), key=lambda v: means[*v, 20])
-        for size in SIZES: measure((*best, size))
+        if not lines: table.writerow([*names, "photos", "all", "fine", "coarse", "mean"])
+        def measure(*values):
+            if values not in means:
+                score = BestOverlap()
+                for photo in photos: score.update(METHODS[method](photo.image, **dict(zip(names, values))), photo.ground_truths)
+                means[values] = score.compute()["mean"]
+                table.writerow([*values, len(photos), *(f"{v:.5f}" for v in score.compute().values())])
+                f.flush()
+            return means[values]
+        best = max(product(first, second), key=lambda pair: measure(*pair, usual))
+        size = max([usual, *others], key=lambda value: measure(*best, value))
+        i, j = first.index(best[0]), second.index(best[1])
+        for pair in product(first[max(0, i - 1): i + 2], second[max(0, j - 1): j + 2]): measure(*pair, size)
 
 
 def commands():
     "Name of each file to the commands that make it, as a person would type them."
     evaluate = "dynaseg evaluate {} --root $DYNASEG_DATA --out nbs/results/{}.csv"
-    return {"felzenszwalb-train": ["python tools/benchmarks.py felzenszwalb-train"],
-            **{name: [evaluate.format(arguments, name) for arguments in steps] for name, steps in STEPS.items()}}
+    return {**{name: [f"python tools/benchmarks.py {name}"] for name in GRIDS},
+            **{name: [evaluate.format(arguments, name) for arguments in lines] for name, lines in steps().items()}}
 
 
 def machine():
@@ -106,7 +124,7 @@ def run(name, command):
     file = RESULTS / f"{name}.csv"
     size, start = file.stat().st_size if file.exists() else 0, time.perf_counter()
     print(f"\n$ {command}", flush=True)
-    if name == "felzenszwalb-train": grid(file); code = 0
+    if name in GRIDS: grid(name); code = 0
     else:
         words = [os.path.expandvars(word) for word in shlex.split(command)]
         code = subprocess.run([sys.executable, "-m", "dynaseg.cli", *words[1:]], cwd=ROOT).returncode
@@ -116,18 +134,19 @@ def run(name, command):
 
 
 def main():
+    known = commands()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("steps", nargs="*", metavar="STEP", help=", ".join(commands()))
+    parser.add_argument("steps", nargs="*", metavar="STEP", help=", ".join(known))
     parser.add_argument("--list", action="store_true", help="run nothing")
     args = parser.parse_args()
-    if wrong := [step for step in args.steps if step not in commands()]: parser.error(f"no step {wrong[0]!r}; expected some of {', '.join(commands())}")
-    chosen = {name: steps for name, steps in commands().items() if name in (args.steps or commands())}
+    if wrong := [step for step in args.steps if step not in known]: parser.error(f"no step {wrong[0]!r}; expected some of {', '.join(known)}")
+    chosen = {name: lines for name, lines in known.items() if name in (args.steps or known)}
     if args.list:
-        for name, steps in chosen.items(): print(f"{name}: about {MINUTES.get(name, '?')} minutes", *steps, "", sep="\n")
+        for name, lines in chosen.items(): print(f"{name}: about {MINUTES.get(name, '?')} minutes", *lines, "", sep="\n")
         return
     if "DYNASEG_DATA" not in os.environ: parser.error("DYNASEG_DATA is not set; expected a folder that holds BSDS500 and VOCdevkit")
-    RESULTS.mkdir(exist_ok=True)
-    failed = [(name, command) for name, steps in chosen.items() for command in steps if not run(name, command)]
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    failed = [(name, command) for name, lines in chosen.items() for command in lines if not run(name, command)]
     for name, command in failed: print(f"not whole: {name} ({command})", file=sys.stderr)
     raise SystemExit(bool(failed))
 
