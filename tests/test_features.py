@@ -752,6 +752,7 @@ def test_a_name_of_timms_is_its_two_finest_levels(theirs):
     for x in (picture(3, 40, 60), picture(1, 40, 60)):
         for got, expected in zip(timm_backbone("resnet10t", x.shape[1], weights=file).eval()(x), finest_two(net, x), strict=True):
             torch.testing.assert_close(got, expected)
+    assert "state_dict" not in timm_backbone("resnet10t", weights=file)[1].pretrained_cfg # each copy would hold it
     assert [level.shape[1] for level in timm_backbone("resnet10t", levels=(1, 3), weights=None)(picture())] == [64, 256]
 
 
@@ -822,7 +823,7 @@ def test_a_transformer_of_timms_with_an_option(timm):
     x = picture(3, 40, 60)
     with pytest.raises(InputError, match="Input height"): response_net(3, features="timm:vit_tiny_patch16_224", weights=None, like=x)
     vit = timm_backbone("vit_tiny_patch16_224", weights=None, dynamic_img_size=True, dynamic_img_pad=True)
-    assert channels_of(vit, x) == [192, 192] and vit[0].spread["mean"] == (0.5, 0.5, 0.5)
+    assert channels_of(vit, x) == [192, 192] and vit[0].spread == dict(mean=(0.5, 0.5, 0.5), spread=(0.5, 0.5, 0.5))
     assert response_net(3, p=4, q=4, features=vit, like=x)(x).shape == (1, 4, 40, 60)
 
 
