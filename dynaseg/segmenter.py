@@ -358,8 +358,8 @@ def segment(
     mu: float | None = None, # constant of the variant, labels; None: the preset's (`MU`)
     min_labels: str | int | None = "silhouette", # floor for q': the silhouette phase's opt_nC, a number, or None for no floor
     on: str = "image", # what the silhouette phase looks at: "image" (colours) or "features" (of the network before the fit)
-    features: str | Extractor = "cnn", # "cnn", "resnet18-fpn", "resnet18-stem", or a network or function of your own
-    weights: str | os.PathLike | None = "DEFAULT", # of a ResNet: "DEFAULT" (ImageNet, downloaded once), a file, or None (random)
+    features: str | Extractor = "cnn", # "cnn", "resnet18-fpn", "resnet18-stem", "timm:NAME", or a network or function of your own
+    weights: str | os.PathLike | None = "DEFAULT", # of a named network: "DEFAULT" (downloaded once), a file, or None (random)
     freeze: bool | None = None, # keep the extractor's weights as they are; None: yes if it brings any
     M: int | None = None, # convolution blocks
     p: int | None = None, # feature channels
