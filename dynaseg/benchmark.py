@@ -58,11 +58,11 @@ def slic_merged(
 def felzenszwalb(
     image: np.ndarray, # (H, W, C) float32 in [0, 1]
     seed: int = 0, # has no effect
-    scale: float = 200, # larger gives larger segments
-    sigma: float = 0.8, # of the Gaussian that smooths the image first, pixels
-    min_size: int = 20, # smaller segments are merged away, pixels
+    scale: float = 300, # larger gives larger segments
+    sigma: float = 0.5, # of the Gaussian that smooths the image first, pixels
+    min_size: int = 5, # smaller segments are merged away, pixels
 ) -> np.ndarray: # (H, W) int64
-    "scikit-image's `felzenszwalb`."
+    "Felzenszwalb and Huttenlocher's segments, with scikit-image's `felzenszwalb`."
     from skimage.segmentation import felzenszwalb
     return felzenszwalb(image, scale=scale, sigma=sigma, min_size=min_size)
 
