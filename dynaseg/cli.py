@@ -77,7 +77,7 @@ def _report(
 
 # %% ../nbs/12_cli.ipynb #a4ff92a2
 def _options(
-    preset: Annotated[str, typer.Option(help="fast or paper.")] = "fast",
+    preset: Annotated[str, typer.Option(help="fast, regions or paper.")] = "fast",
     variant: Annotated[str, typer.Option(help="Weighting: fsf (q'/mu), scf (mu/q') or fixed (mu).")] = "fsf",
     mu: Annotated[Optional[float], typer.Option(help="Constant of the weighting, in labels. [default: the preset's, see the docs]")] = None,
     min_labels: Annotated[str, typer.Option(help="Floor for the number of labels: silhouette, a number, or none.")] = "silhouette",
@@ -96,7 +96,8 @@ def _options(
     weight_decay: Annotated[Optional[float], typer.Option(help="Weight decay.")] = None,
     tol: Annotated[Optional[float], typer.Option(help="Stop when fewer than this share of pixels change label; 0: never.")] = None,
     max_pixels: Annotated[Optional[int], typer.Option(help="Working resolution, in pixels; 0: full.")] = None,
-    superpixels: Annotated[Optional[float], typer.Option(help="Scale of the superpixels that vote on the labels; 0: no vote.")] = None,
+    superpixels: Annotated[Optional[float], typer.Option(help="Scale of the superpixels that vote on the labels, or merge; 0: none.")] = None,
+    merging: Annotated[Optional[float], typer.Option(help="Cost up to which superpixels merge to segments; 0: they vote.")] = None,
     seed: Annotated[int, typer.Option(help="Of the initial weights and the silhouette sample.")] = 0,
     device: Annotated[Optional[str], typer.Option(help="cpu, cuda, mps ... [default: a GPU if there is one]")] = None,
     progress: Annotated[bool, typer.Option(help="A progress bar on long fits.")] = True,
@@ -212,18 +213,23 @@ def folder_command(
     """Segment every image of a folder; what is done already is kept.
 
     Exit code: 0 all done, 1 some failed or OUT cannot be written to, 2 usage, 130 interrupted (go on with the same command)."""
-    from dynaseg.batch import Manifest, in_words, segment_folder
+    from dynaseg.batch import in_words, segment_folder
     from dynaseg.images import InputError
     try: summary = segment_folder(source, out, glob, suffix, overlays, workers, allow_pixels, **settings)
-    except (InputError, FileNotFoundError) as e: _usage(str(e))
-    except OSError as e:
+    except (InputError, OSError) as e:
+        if getattr(e, "errno", None) is None: _usage(str(e)) # said by dynaseg before it began; the system's errors have numbers
         print(f"error: {in_words(e)}. What was finished before is whole; run the same command to go on.", file=sys.stderr)
         raise typer.Exit(1)
-    for row in Manifest(out).rows.values():
-        if row["error"]: print(f"error: {row['path']}: {row['error']}", file=sys.stderr)
-    print(f"{summary.done} segmented, {summary.kept} done before, {summary.failed} failed, {summary.elsewhere} left to another run, "
-          f"{summary.seconds:.1f} s: {out / 'manifest.jsonl'}")
-    if summary.failed and "TORCHELASTIC_RUN_ID" not in os.environ: raise typer.Exit(1)
+    _summarise(summary, out / "manifest.jsonl")
+    if summary.errors and "TORCHELASTIC_RUN_ID" not in os.environ: raise typer.Exit(1) # torchrun would start the failed ones again and again
+
+def _summarise(summary, manifest):
+    "Prints what became of a folder: failures to stderr, a table to stdout."
+    for path, error in summary.errors.items(): print(f"error: {_shown(path)}: {error}", file=sys.stderr)
+    for path, pixels in summary.reduced.items(): print(f"note: {_shown(path)}: fitted at {pixels} pixels, the memory did not suffice for more", file=sys.stderr)
+    print(summary); print(manifest, flush=True)
+
+def _shown(path): return path if path.isprintable() else repr(path)
 
 # %% ../nbs/12_cli.ipynb #297f1628
 def _numbers(text, what):
@@ -237,38 +243,44 @@ def _usage(text):
 
 # %% ../nbs/12_cli.ipynb #eb18f380
 @app.command()
-@partial(with_settings, but=("variant", "seed"))
+@partial(with_settings, but=("seed",))
 def evaluate(
-    dataset: Annotated[str, typer.Argument(help="bsd500, voc2012, coco-stuff27 or icoseg.")],
+    dataset: Annotated[str, typer.Argument(help="bsd500, voc2012, voc2012-objects, coco-all, coco-stuff, coco-things or icoseg.")],
     root: Annotated[Path, typer.Option(help="The folder that holds the data set, in its official layout.")],
     split: Annotated[Optional[str], typer.Option(help="Part of the set. [default: val]")] = None,
     subset: Annotated[Optional[int], typer.Option(help="How many images, chosen at random, always the same. [default: all]")] = None,
+    subset_seed: Annotated[int, typer.Option(help="Of that choice.")] = 0,
     images: Annotated[Optional[str], typer.Option(help="Which images: names with commas between them.")] = None,
-    methods: Annotated[str, typer.Option(help="Names with commas between them.")] = "blank,kmeans,slic,felzenszwalb,dfc,fsf,scf",
+    maps: Annotated[Optional[Path], typer.Option(help="COCO: the folder of fine_to_coarse.json and the curated list. [default: ROOT]")] = None,
+    methods: Annotated[str, typer.Option(help="Names with commas between them.")] = "blank,kmeans,slic,felzenszwalb,dfc,fsf,scf,ours",
     seeds: Annotated[str, typer.Option(help="Whole numbers with commas between them.")] = "0",
     at: Annotated[str, typer.Option(help="Updates at which DynaSeg's labels are scored as well.")] = "",
+    protocol: Annotated[Optional[str], typer.Option(help="best-overlap or 'per-image Hungarian'. [default: what papers use for the set]")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Results, .csv or .parquet; rows that it has already are left out.")] = Path("results.csv"),
     *, settings: dict,
 ):
     """Score methods on a data set, one row per image, method and seed.
 
     Exit code: 0 all done, 1 if a method failed on an image, 2 usage, 130 interrupted (the rows so far stay)."""
-    from dynaseg.benchmark import evaluate, table
+    from dynaseg.benchmark import evaluate, protocol_of, table
     from dynaseg.images import InputError
     wanted = _numbers(seeds, "--seeds"), _numbers(at, "--at")
     try:
-        rows = evaluate(_dataset(dataset, root, split, images.split(",") if images else subset), methods.split(","), wanted[0], out, wanted[1], **settings)
+        records = _dataset(dataset, root, split, images.split(",") if images else subset, subset_seed, maps)
+        rows = evaluate(records, list(dict.fromkeys(["blank", *methods.split(",")])), wanted[0], out, wanted[1], protocol, **settings)
     except (InputError, OSError) as e: _usage(str(e))
-    print(table(rows))
+    print(f"{records!r}, {protocol or protocol_of(records)}\n\n{table(rows)}")
     if any(row["error"] for row in rows): raise typer.Exit(1)
 
-def _dataset(name, root, split, subset):
+def _dataset(name, root, split, subset, seed, maps):
     "The data set of that name. Raises `InputError`, `FileNotFoundError`."
-    from dynaseg import datasets
+    from dynaseg.datasets import BSD500, COCOStuff27, ICoseg, VOC2012
     from dynaseg.images import InputError
-    kinds = {"bsd500": datasets.BSD500, "voc2012": datasets.VOC2012, "coco-stuff27": datasets.COCOStuff27, "icoseg": datasets.ICoseg}
+    kinds = {"bsd500": BSD500, "voc2012": VOC2012, "voc2012-objects": partial(VOC2012, masks="object"), "icoseg": ICoseg,
+             **{f"coco-{classes}": partial(COCOStuff27, classes=classes, maps=maps) for classes in ("all", "stuff", "things")}}
     if name not in kinds: raise InputError(f"There is no data set {name!r}; expected one of {', '.join(kinds)}.")
-    return kinds[name](root, subset=subset, **({} if split is None else {"split": split}))
+    if split is not None and name == "icoseg": raise InputError(f"split={split!r}: iCoseg has no parts. Leave --split out.")
+    return kinds[name](root, subset=subset, seed=seed, **({} if split is None else {"split": split}))
 
 # %% ../nbs/12_cli.ipynb #f2911ed3
 @app.command("report")

@@ -140,7 +140,7 @@ def test_every_option_reaches_the_library(cli, monkeypatch):
         raise ValueError("seen")
     monkeypatch.setattr(dynaseg.segmenter, "segment", with_signature(spy))
     wanted = dict(preset="paper", variant="scf", mu=40.5, min_labels=3, on="features", features="resnet18-stem", weights="some file.pth", M=2, p=6, q=7,
-                  padding="replicate", T=3, lr=0.2, momentum=0.5, weight_decay=0.01, tol=0.1, max_pixels=300, superpixels=70.5, seed=9, device="cpu")
+                  padding="replicate", T=3, lr=0.2, momentum=0.5, weight_decay=0.01, tol=0.1, max_pixels=300, superpixels=70.5, merging=0.7, seed=9, device="cpu")
     args = [part for name, value in wanted.items() for part in (f"--{name.replace('_', '-')}", value)]
     assert cli("segment", "photo.png", *args, "--no-progress", "--no-freeze", "--standardised")[0] == 1
     assert seen == wanted | dict(progress=False, freeze=False, standardised=True)
@@ -307,6 +307,121 @@ def test_a_name_that_is_not_unicode(process, folder, photo):
     done = process("segment", name, *SMALL, PYTHONIOENCODING="utf-8:strict")  # as at a terminal with a UTF-8 language
     assert done.returncode == 0, done.stderr.decode(errors="replace")
     assert sorted(os.listdir(b"segments/caf\xe9")) == sorted(f.encode() for f in FILES)
+
+
+# --- a folder of photos
+
+@pytest.fixture
+def album(folder, photo):
+    "photo.png in a folder `in`, three times and no two the same, one of them in a folder below."
+    (folder / "in" / "below").mkdir(parents=True)
+    (folder / "photo.png").unlink()
+    for i, name in enumerate(["1.png", "2.jpg", "below/1.png"]): Image.fromarray(np.roll(photo, 3 * i, 1)).save(folder / "in" / name)
+    return folder
+
+
+def table(said):
+    "What `dynaseg folder` prints: numbers by name, and the path of the manifest."
+    *lines, manifest = said.splitlines()
+    return {line.rsplit(None, 1)[0]: float(line.rsplit(None, 1)[1]) for line in lines}, manifest
+
+
+FAST = [*SMALL, "--min-labels", "2"]
+
+
+def test_a_folder(cli, album):
+    code, said, err = cli("folder", "in", "out put", *FAST)
+    numbers, manifest = table(said)
+    assert (code, err) == (0, "") and manifest == str(Path("out put") / "manifest.jsonl")
+    assert list(numbers) == ["segmented", "done before", "failed", "seconds", "images a second"] and list(numbers.values())[:3] == [3, 0, 0]
+    assert [n for n in tree("out put") if n.endswith("labels.png")] == ["1.png.labels.png", "2.jpg.labels.png", "below/1.png.labels.png"]
+    labels = segment("in/1.png", M=1, p=6, q=6, T=2, min_labels=2, device="cpu").labels
+    assert (np.asarray(Image.open("out put/1.png.labels.png")) == labels).all()
+    assert list(table(cli("folder", "in", "out put", *FAST)[1])[0].values())[:3] == [0, 3, 0]
+    assert list(table(cli("folder", "in", "out put", *FAST, "--variant", "scf", "--seed", "3")[1])[0].values())[:3] == [3, 0, 0]
+
+
+def test_the_options_of_a_folder(cli, album):
+    code, said, err = cli("folder", "in", "out", "--glob", "*.jpg", "--glob", "below/*", "--suffix", ".npz", "--overlays", *FAST)
+    assert code == 0 and err == ""
+    assert [n for n in tree("out") if "." in n[1:] and "dynaseg" not in n] == ["2.jpg.labels.npz", "2.jpg.overlay.png", "below/1.png.labels.npz", "below/1.png.overlay.png", "manifest.jsonl"]
+
+
+def test_a_folder_with_broken_files_is_exit_1_and_a_line_for_each(cli, album):
+    (album / "in" / "empty.png").touch(); (album / "in" / "a\nb.jpg").write_text("text")
+    for kept in (0, 3):
+        code, said, err = cli("folder", "in", "out", *FAST)
+        assert code == 1 and list(table(said)[0].values())[:3] == [3 - kept, kept, 2]
+        assert sorted(line.split(": ")[1] for line in err.splitlines()) == [repr("a\nb.jpg"), "empty.png"] and all(line.startswith("error: ") for line in err.splitlines())
+
+
+def test_under_torchrun_images_that_fail_are_no_reason_to_start_again(cli, album, monkeypatch):
+    (album / "in" / "empty.png").touch()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    code, said, err = cli("folder", "in", "out", *FAST)
+    assert code == 0 and "empty.png" in err
+
+
+@pytest.mark.parametrize("args, words", [
+    (["folder", "in"], "OUT"), (["folder", "nowhere", "out"], "not a folder"), (["folder", "in", "in"], "lie in the output folder"), (["folder", "in", "in/1.png"], "is a file"), (["folder", "in", "out", "--suffix", "png"], "suffix='png'"),
+    (["folder", "in", "out", "--glob", "*.gif"], "'*.gif'"), (["folder", "in", "out", "--workers", "0"], "--workers"), (["folder", "in", "out", "--mu", "0"], "mu=0.0"), (["folder", "in", "out", "--allow-pixels", "0"], "--allow-pixels"),
+    (["folder", "in/below", "out", "--nonsense"], "nonsense"), (["folder", "in", "out", "--features", "resnet18-fpn", "--weights", "none.pth"], "none.pth")])
+def test_usage_mistakes_with_a_folder_are_exit_2(cli, album, args, words):
+    before = tree(album)
+    code, out, err = cli(*args)
+    assert code == 2 and out == "" and words in err and "Traceback" not in err and tree(album) == before
+
+
+def test_trouble_with_the_output_is_exit_1_and_a_line(cli, album, monkeypatch):
+    def full(fd): raise OSError(28, "No space left on device")
+    monkeypatch.setattr(os, "fsync", full)
+    code, out, err = cli("folder", "in", "out", *FAST)
+    assert code == 1 and out == "" and len(err.splitlines()) == 1 and "No space left on device" in err and "same command" in err
+
+
+def test_a_photo_that_memory_did_not_suffice_for_is_named(cli, album, monkeypatch):
+    from dynaseg import batch
+    from functools import partial
+    def small_machine(image, **settings):
+        if settings["max_pixels"] is None: raise MemoryError
+        return segment(image, **settings)
+    monkeypatch.setattr(batch, "fitted", partial(batch.fitted, fit=small_machine, least=10))
+    code, said, err = cli("folder", "in", "out", "--glob", "1*", *FAST)
+    assert code == 0 and "with less memory" in said and "1.png: fitted at 180 pixels" in err
+
+
+def test_bombs_in_a_folder(cli, album, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
+    assert cli("folder", "in", "out", *FAST)[0] == 1
+    code, said, err = cli("folder", "in", "out", "--allow-pixels", "720", *FAST)
+    assert code == 0 and list(table(said)[0].values())[:3] == [3, 0, 0]
+
+
+def test_an_interruption_of_a_folder_is_130(cli, album, monkeypatch):
+    def press(*args, **kwargs): raise KeyboardInterrupt
+    monkeypatch.setattr("dynaseg.batch.fitted", press)
+    code, out, err = cli("folder", "in", "out", *FAST)
+    assert code == 130 and "Traceback" not in err and not [n for n in tree("out") if "labels" in n]
+
+
+@posix
+def test_ctrl_c_with_workers_leaves_nothing_half_written(process, album, photo):
+    "The signal goes to all processes of the terminal, as from the keyboard."
+    for i in range(60): Image.fromarray(np.roll(photo, i, 0)).save(album / "in" / f"more{i}.png")
+    (album / "in").rename(album / "-in")
+    args = [sys.executable, "-m", "dynaseg.cli", "folder", "--workers", "2", *FAST, "--", "-in", "out"]  # a folder with a leading dash
+    child = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    try:
+        while not list(album.glob("out/*.labels.png")) and child.poll() is None: time.sleep(0.01)
+        os.killpg(child.pid, signal.SIGINT)
+        said, err = child.communicate(timeout=120)
+        assert child.returncode == 130 and b"Traceback" not in err and said == b"", err.decode()
+    finally: child.kill(), child.wait()
+    assert [n for n in tree("out") if "dynaseg" in n] == [".dynaseg", ".dynaseg/lock"]
+    assert 0 < len(list(album.glob("out/*.labels.png"))) < 63
+    done = process("folder", *FAST, "--", "-in", "out")
+    numbers, _ = table(done.stdout.decode())
+    assert done.returncode == 0 and numbers["segmented"] + numbers["done before"] == 63 and numbers["done before"] > 0
 
 
 # --- Ctrl-C
