@@ -273,7 +273,7 @@ def evaluate(
     file = Path(out).with_suffix(".csv")
     rows = _so_far(file, columns, chosen)
     have = {(r["method"], r["settings"] or "", r["image"], r["seed"]) for r in rows}
-    todo = [(record, name, seed) for record in records for name in chosen for seed in ([0] if name in SEEDLESS else seeds)
+    todo = [(record, name, seed) for record in records for name in chosen for seed in ([0] if name in SEEDLESS and chosen[name][0] is METHODS[name] else seeds)
             if (name, chosen[name][1], record.name, seed) not in have]
     with open(file, "a", newline="", encoding="utf-8") as f, tqdm(todo, unit="fit", disable=not progress) as bar:
         table = csv.DictWriter(f, columns, restval="", lineterminator="\n")
@@ -289,6 +289,11 @@ def evaluate(
     return rows
 
 # %% ../nbs/11_benchmark.ipynb #72dac88f
+def _whole(rows):
+    "Those of the seeds that saw the most images: a spread over seeds that saw different ones would be the images'."
+    seen = {seed: {r["image"] for r in rows if r["seed"] == seed} for seed in {r["seed"] for r in rows}}
+    return [r for r in rows if len(seen[r["seed"]]) == max(map(len, seen.values()))]
+
 def table(
     rows: list[dict], # from `evaluate` or `read_rows`, of one data set
 ) -> str: # Markdown
@@ -297,6 +302,7 @@ def table(
     lines = [["method", "settings", "images", "seeds", *names, "seconds", "MB", "failed"]]
     lines += [["---"] * len(lines[0])]
     for (method, settings), mine in _groups(rows).items():
+        mine = _whole(mine)
         seeds = sorted({r["seed"] for r in mine})
         values = np.array([score([r for r in mine if r["seed"] == s])[: len(names)] for s in seeds])
         cells = [f"{m:.3f} ± {s:.3f}" if len(seeds) > 1 else f"{m:.3f}" for m, s in zip(values.mean(0), values.std(0, ddof=len(seeds) > 1))]
@@ -308,9 +314,11 @@ def table(
 # %% ../nbs/11_benchmark.ipynb #7fa232af
 def _sums(rows, images, measures):
     "(2, images, measures): sums and counts of each image, means over seeds."
-    place, total = {name: i for i, name in enumerate(images)}, np.zeros((2, len(images), len(measures)))
-    for r in rows: total[:, place[r["image"]]] += [[r[f"{m}_{what}"] for m in measures] for what in ("sum", "count")]
-    return total / len({r["seed"] for r in rows})
+    place, total, n = {name: i for i, name in enumerate(images)}, np.zeros((2, len(images), len(measures))), np.zeros((len(images), 1))
+    for r in rows:
+        total[:, place[r["image"]]] += [[r[f"{m}_{what}"] for m in measures] for what in ("sum", "count")]
+        n[place[r["image"]]] += 1
+    return total / n
 
 def compare(
     a: list[dict], # rows of one method

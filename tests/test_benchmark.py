@@ -176,6 +176,18 @@ def test_seeds_are_averaged_and_spread(bsd, tmp_path):
     assert "| noisy |" in report(rows, against="blank").split("difference")[1]
 
 
+def test_a_seed_that_saw_fewer_images_spoils_nothing(bsd, tmp_path):
+    "Neither the spread over seeds, nor the weight of an image in a comparison."
+    def noisy(image, seed): return np.random.default_rng(seed).integers(0, 3, image.shape[:2])
+    one = evaluate(bsd, {"noisy": noisy, "blank": METHODS["blank"]}, out=tmp_path / "r.csv", progress=False)
+    more = evaluate(bsd[:1], {"noisy": noisy, "blank": METHODS["blank"]}, seeds=(1, 2), out=tmp_path / "r.csv", progress=False)
+    shown = lambda rows: [line.split("|")[:9] for line in table(rows).splitlines()]  # without seconds and MB
+    assert len(more) == len(one) + 2 and shown(more) == shown(one)
+    perfect = lambda rows: [r | {f"{g}_sum": r[f"{g}_count"] for g in ("all", "fine", "coarse")} for r in rows if r["method"] == "noisy"]
+    differences = [compare([r for r in rows if r["method"] == "blank"], perfect(rows))[0] for rows in (one, more)]
+    assert differences[0] == pytest.approx(differences[1])
+
+
 def test_parquet_holds_the_same_rows(bsd, tmp_path):
     pytest.importorskip("pyarrow")
     rows = evaluate(bsd, ["blank", "felzenszwalb"], out=tmp_path / "r.parquet", progress=False)
