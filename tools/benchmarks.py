@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "nbs" / "results"
 LOG = ("file", "command", "seconds", "machine", "threads", "torch")
 
-PHOTOS = "3096,58060,105025,163085,241048"  # every 20th of the val split
+TWENTY = "3096,105025,109053,134035,148089,163085,175043,19021,208001,223061,241048,285079,299086,306005,38082,42049,58060,69020,86000,97033"  # every 5th of the val split
+PHOTOS = "3096,105025"  # two of them: a thousand updates take the better part of an hour each
 ABLATED = "regions"  # the preset that is taken apart
 ABLATIONS = [
     "--seeds 0,1,2,3,4,5,6,7,8,9",
@@ -54,7 +55,9 @@ def steps():
         "bsd500-train": all_presets("bsd500 --split train", " --methods felzenszwalb,ours"),
         "ablations": [f"{taken_apart} {more}" for more in ABLATIONS],
         "on-the-way": ["bsd500 --split train --subset 20 --methods dfc,fsf,scf --T 160 --tol 0 --at 1,2,5,10,20,40,80,160"],
-        "paper": [f"bsd500 --split val --images {PHOTOS} --preset paper --methods dfc,fsf,scf --T 100 --at 20,40,60,80,100"],
+        "presets": [f"bsd500 --split val --images {TWENTY} --methods ours --seeds {seeds}{more}"
+                    for seeds, more in (("0,1,2", ""), ("0,1,2", " --variant scf"), ("0", " --preset regions"))],
+        "paper": [f"bsd500 --split val --images {PHOTOS} --preset paper --methods fsf,scf --T 40 --at 20,40"],
     }
 
 
