@@ -15,6 +15,7 @@ import json
 import os
 import re
 import struct
+import threading
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
@@ -465,6 +466,8 @@ def _extractor(in_channels, M, p, features, weights, freeze, padding, like):
     return make(in_channels, p, weights=weights, freeze=freeze), [p] * n
 
 # %% ../nbs/01_features.ipynb #6c8ba957
+_drawing = threading.Lock() # PyTorch's layers draw from one generator, which all threads share
+
 def response_net(
     in_channels: int, # C, bands of the image
     M: int = 3, # convolution blocks of the CNN
@@ -481,7 +484,7 @@ def response_net(
 
     New weights are PyTorch's default ones, drawn for `seed` on the CPU. Raises `InputError` for settings that cannot be used."""
     check_features(features, weights, freeze)
-    with torch.random.fork_rng(devices=[]):
+    with _drawing, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         extractor, channels = _extractor(in_channels, M, p, features, weights, freeze, padding, like)
         one_map = extractor if features == "cnn" else FeatureMap(extractor, channels, p)

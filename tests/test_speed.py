@@ -88,6 +88,13 @@ def test_other_devices_agree(x):
         close([g.cpu() for g in there], grads, share=1e-2)
 
 
+def test_threads_do_not_draw_each_others_weights():
+    "All of PyTorch's layers draw from one generator."
+    def weights(seed): return torch.cat([weight.detach().flatten() for weight in response_net(3, p=64, q=64, seed=seed).parameters()])
+    with ThreadPoolExecutor(4) as pool:
+        assert all(drawn.equal(weights(seed)) for seed, drawn in enumerate(pool.map(weights, range(50))))
+
+
 def test_fits_in_threads_do_not_touch_each_other(x):
     "Several networks at once, each in a thread of its own on one core, come to what they come to one after another."
     def labels_of(seed):
