@@ -157,15 +157,18 @@ def standardise(
 def labels_at(
     response: torch.Tensor, # (q, h, w) one score per label and pixel
     size: tuple[int, int], # (H, W) wanted, pixels
-    strip: int = 64, # rows of the result made at a time
+    strip: int = 64, # rows of the result looked at together
 ) -> torch.Tensor: # (H, W) int64
     "The argmax over q of the response map enlarged bilinearly to `size`: (H, W), int64. Memory: one strip of rows."
-    (_, h, _), (H, W) = response.shape, size
-    if response.shape[1:] == torch.Size(size): return response.argmax(0)
-    y = ((torch.arange(H, device=response.device) + 0.5) * h / H - 0.5).clamp(0, h - 1)
-    above, out = y.floor().long(), []
-    for rows, t in zip(above.split(strip), (y - above).to(response.dtype).split(strip)):
-        t = t[:, None]
-        lines = response[:, rows] * (1 - t) + response[:, (rows + 1).clamp(max=h - 1)] * t
-        out.append(F.interpolate(lines[None], size=(len(rows), W), mode="bilinear")[0].argmax(0))
-    return torch.cat(out)
+    (_, h, w), (H, W), winners = response.shape, size, response.max(0).indices
+    if (h, w) == (H, W): return winners
+    corner = lambda N, n: ((torch.arange(N, device=winners.device) + 0.5) * n / N - 0.5).clamp(0, n - 1).floor().long()
+    y, x, around = corner(H, h), corner(W, w), F.pad(winners[None, None].float(), (0, 1, 0, 1), mode="replicate")
+    mixed = (F.max_pool2d(around, 2, 1) != -F.max_pool2d(-around, 2, 1))[0, 0] # the four corners do not agree
+    labels = winners[y][:, x]
+    for top in range(0, H, strip):
+        i, j = mixed[y[top:top + strip]][:, x].nonzero(as_tuple=True)
+        i = i + top
+        at = torch.stack([(2 * j + 1) / W - 1, (2 * i + 1) / H - 1], 1).to(response.dtype)
+        labels[i, j] = F.grid_sample(response[None], at[None, None], padding_mode="border", align_corners=False)[0, :, 0].max(0).indices
+    return labels
