@@ -25,41 +25,43 @@ def continuity(
 
 # %% ../nbs/02_loss.ipynb #57bdada7
 def _add_steps(
-    a: torch.Tensor, # (q, h, w) responses
-    b: torch.Tensor, # (q, h, w) those of their neighbours
+    a: torch.Tensor, # (..., q, h, w) responses
+    b: torch.Tensor, # (..., q, h, w) those of their neighbours
     grad_a: torch.Tensor, # gets the gradient with respect to a added
     grad_b: torch.Tensor, # and that with respect to b
-    w: float, # weight of the term
+    w: float | torch.Tensor, # weight of the term
     n: int, # steps in the whole map
-) -> torch.Tensor: # scalar
+) -> torch.Tensor: # (...)
     "The share of these steps in the mean of |b - a|; its gradient, times w, is added in place."
     step = b - a
     pull = step.sign() * (w / n)
     grad_a -= pull; grad_b += pull
-    return step.abs_().sum() / n
+    return step.abs_().sum((-3, -2, -1)) / n
 
 # %% ../nbs/02_loss.ipynb #26e5c57f
 @torch.no_grad()
 def loss_gradient(
-    r: torch.Tensor, # (q, H, W) response map
-    labels: torch.Tensor, # (H, W) int64, its argmax
-    w: float, # weight of the continuity term
+    r: torch.Tensor, # (q, H, W) response map, or (B, q, H, W) several
+    labels: torch.Tensor, # (H, W) or (B, H, W) int64, the argmax
+    w: float | torch.Tensor, # weight of the continuity term; of each map, (B, 1, 1, 1)
     chunk: int = 2**19, # values looked at together, at least one row; as many as the cache holds
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]: # L_sim, L_con, gradient (q, H, W)
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]: # L_sim and L_con, scalar or (B,); gradient, as r
     "`similarity`, `continuity` and the gradient of L_sim + w L_con with respect to r, in one pass over the map."
-    (q, H, W), gradient = r.shape, torch.empty_like(r)
-    sim, con = r.new_zeros(2)
+    (*batch, q, H, W), gradient = r.shape, torch.empty_like(r)
+    sim, con = r.new_zeros(2, *batch)
     n_down, n_across = q * (H - 1) * W, q * H * (W - 1)
-    rows = max(1, chunk // (q * W)) if r.device.type == "cpu" else H
+    rows = max(1, chunk * H // r.numel()) if r.device.type == "cpu" else H
     for a in range(0, H, rows):
-        part, g, c = r[:, a:a + rows], gradient[:, a:a + rows], labels[None, a:a + rows]
-        top = part.gather(0, c)
+        part, g, c = (t[..., a:a + rows, :] for t in (r, gradient, labels.unsqueeze(-3)))
+        top = part.gather(-3, c)
         torch.sub(part, top, out=g).exp_()
-        total = g.sum(0, keepdim=True)
-        sim += total.log().sum() / (H * W)
+        total = g.sum(-3, keepdim=True)
+        sim += total.log().sum((-3, -2, -1)) / (H * W)
         g /= total * (H * W)
-        g.scatter_add_(0, c, torch.full_like(top, -1 / (H * W)))
-        if n_across: con += _add_steps(part[:, :, :-1], part[:, :, 1:], g[:, :, :-1], g[:, :, 1:], w, n_across)
+        g.scatter_add_(-3, c, torch.full_like(top, -1 / (H * W)))
+        if n_across: con += _add_steps(part[..., :-1], part[..., 1:], g[..., :-1], g[..., 1:], w, n_across)
         lo, hi = max(a - 1, 0), min(a + rows, H) # with the step from the row above, whose gradient has been begun
-        if hi - lo > 1: con += _add_steps(r[:, lo:hi - 1], r[:, lo + 1:hi], gradient[:, lo:hi - 1], gradient[:, lo + 1:hi], w, n_down)
+        if hi - lo > 1:
+            ends = (t[..., y, :] for t in (r, gradient) for y in (slice(lo, hi - 1), slice(lo + 1, hi)))
+            con += _add_steps(*ends, w, n_down)
     return sim, con, gradient
