@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'MU', 'Step', 'sgd_step', 'fit', 'kept_memory', 'settled', 'vote', 'by_area', 'regions', 'writing',
-           'Segmentation', 'check_settings', 'segment', 'DynaSeg']
+           'Segmentation', 'check_settings', 'Prepared', 'prepare', 'finish', 'segment', 'DynaSeg']
 
 # %% ../nbs/05_segmenter.ipynb #be56ef2c
 import ctypes
@@ -322,6 +322,27 @@ def _watch(
     return step, reason, dict(zip(names, map(np.array, zip(*rows))))
 
 # %% ../nbs/05_segmenter.ipynb #13a3080d
+class Prepared(NamedTuple):
+    "A photo, ready for its fit."
+    image: np.ndarray # (H, W, C) float32 in [0, 1]
+    x: torch.Tensor # (1, C, h, w) what the network sees
+    net: torch.nn.Module # (1, C, h, w) to the response map (1, q, h, w), not fitted yet
+    opt_nC: int | None # found by the silhouette phase, or given; None without one
+    floor: int # the q' that ends the fit
+
+def prepare(
+    image: np.ndarray, # (H, W, C) from `load_image`
+    settings: dict, # resolved by `check_settings`
+    device: torch.device, # for x and the network
+) -> Prepared:
+    "Everything that `segment` does to an image before the fit."
+    x = to_tensor(image, working_size(image.shape[:2], settings["max_pixels"] or None), device)
+    if settings["standardised"] and settings["features"] == "cnn": x = standardise(x) # an extractor of another kind expects [0, 1]
+    of_net = {name: settings[name] for name in ("M", "p", "q", "seed", "features", "weights", "freeze", "padding")}
+    net, opt_nC = response_net(x.shape[1], **of_net, like=x), settings["min_labels"]
+    if opt_nC == "silhouette": opt_nC = silhouette_phase(_seen(settings["on"], image, net, x), seed=settings["seed"]).opt_nC
+    return Prepared(image, x, net, opt_nC, min(opt_nC or 0, settings["q"] - 1)) # below q, or there would be nothing to merge
+
 def _seen(on, image, net, x):
     "What the silhouette phase clusters: the image, or the feature map before the fit, (h, w, p)."
     if on == "image": return image
@@ -347,6 +368,21 @@ def _merged(response, image, scale, stop, floor):
     labels = cut(*merge_order(region_graph(patches, colours, soft)), stop, floor)[patches]
     rows, columns = (np.arange(N) * n // N for n, N in zip(labels.shape, image.shape))
     return labels[np.ix_(rows, columns)]
+
+# %% ../nbs/05_segmenter.ipynb #a5e10f03
+def finish(
+    ready: Prepared, # the photo
+    response: torch.Tensor, # (q, h, w) of the last reading
+    labels: torch.Tensor, # (h, w) its argmax
+    reason: str, # why the fit ended
+    history: dict[str, np.ndarray], # of the fit
+    settings: dict, # resolved by `check_settings`
+    start: float, # when work on the photo began, by `time.perf_counter`
+) -> Segmentation:
+    "Everything that `segment` does after the fit."
+    response, scale, stop = response[labels.unique()], settings["superpixels"], settings["merging"] # only labels in use may win
+    found = _merged(response, ready.image, scale, stop, ready.floor) if scale and stop else _voted(response, ready.image, scale, ready.floor)
+    return Segmentation(by_area(found), ready.image, ready.opt_nC, reason, history, settings, time.perf_counter() - start)
 
 # %% ../nbs/05_segmenter.ipynb #d9d02ff0
 @torch.inference_mode(False)
@@ -387,17 +423,10 @@ def segment(
         preset, variant, mu, min_labels, on, features, weights, freeze, seed, device, M=M, p=p, q=q, standardised=standardised,
         padding=padding, T=T, lr=lr, momentum=momentum, weight_decay=weight_decay, tol=tol, max_pixels=max_pixels, superpixels=superpixels,
         merging=merging)
-    image, q, seed = load_image(image), settings["q"], settings["seed"]
-    x = to_tensor(image, working_size(image.shape[:2], settings["max_pixels"] or None), device)
-    x = standardise(x) if settings["standardised"] and features == "cnn" else x # an extractor of another kind expects [0, 1]
-    net = response_net(x.shape[1], settings["M"], settings["p"], q, seed, features, weights, freeze, settings["padding"], like=x)
-    opt_nC = silhouette_phase(_seen(on, image, net, x), seed=seed).opt_nC if min_labels == "silhouette" else min_labels
-    floor = min(opt_nC or 0, q - 1) # below q, or there would be nothing to merge
-    steps = fit(net, x, weight, floor, **{name: settings[name] for name in ("T", "lr", "momentum", "weight_decay")})
-    with kept_memory(): step, reason, history = _watch(steps, settings["T"], floor, settled(settings["tol"]), progress, callback)
-    response, scale, stop = step.response[step.labels.unique()], settings["superpixels"], settings["merging"] # only labels in use may win
-    labels = _merged(response, image, scale, stop, floor) if scale and stop else _voted(response, image, scale, floor)
-    return Segmentation(by_area(labels), image, opt_nC, reason, history, settings, time.perf_counter() - start)
+    ready = prepare(load_image(image), settings, device)
+    steps = fit(ready.net, ready.x, weight, ready.floor, **{name: settings[name] for name in ("T", "lr", "momentum", "weight_decay")})
+    with kept_memory(): step, reason, history = _watch(steps, settings["T"], ready.floor, settled(settings["tol"]), progress, callback)
+    return finish(ready, step.response, step.labels, reason, history, settings, start)
 
 # %% ../nbs/05_segmenter.ipynb #1e3fc59a
 class DynaSeg(ClusterMixin, BaseEstimator):
