@@ -111,6 +111,14 @@ def test_a_floor_that_is_there_from_the_start(x):
     assert all((step.ended == 1).all() and step.response.equal(first[0].response) for step in first)
 
 
+def test_the_weighting_sees_no_fewer_labels_than_the_floor(x):
+    flat = torch.cat([torch.zeros_like(x[:1]), x[1:]])
+    step = next(fit_many(many_net(nets()), flat, scf(300), [5, 7, 2]))
+    assert step.n_labels[0] == 1 and step.n_labels[2] > 7
+    weights = torch.tensor([300 / max(int(n), floor) for n, floor in zip(step.n_labels, [5, 7, 2])])
+    torch.testing.assert_close(step.loss, step.sim + weights.double() * step.con, rtol=1e-6, atol=0)
+
+
 def test_any_function_of_the_number_of_labels_is_a_weighting(x):
     asked = []
     def own(n):
