@@ -12,6 +12,6 @@ import lazy_loader
 # The names a user types. They come by way of `show`, where a Segmentation learns to draw itself; nothing is imported before it is used.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["images", "features", "loss", "weighting", "silhouette", "merging", "segmenter", "many", "show", "datasets", "metrics", "widgets", "batch", "benchmark", "cli"],
+    submodules=["images", "features", "loss", "weighting", "silhouette", "merging", "segmenter", "many", "show", "datasets", "metrics", "widgets", "batch", "speed", "benchmark", "cli"],
     submod_attrs={"show": ["DynaSeg", "Segmentation", "segment"]},
 )

@@ -4,16 +4,12 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'SEEDLESS', 'SIZE', 'VARIANTS', 'COLUMNS', 'kmeans', 'slic_merged', 'felzenszwalb', 'protocol_of',
-           'measures_of', 'scored', 'measured', 'rows_of', 'read_rows', 'score', 'evaluate', 'table', 'compare',
-           'report']
+           'measures_of', 'scored', 'rows_of', 'read_rows', 'score', 'evaluate', 'table', 'compare', 'report']
 
 # %% ../nbs/11_benchmark.ipynb #7f544ccf
 import csv
-import ctypes
-import gc
 import json
 import os
-import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -27,6 +23,7 @@ from .images import InputError, labels_at
 from .metrics import GROUPS, blank, scorer
 from .segmenter import MU, PRESETS, check_settings, segment
 from .silhouette import silhouette_phase
+from .speed import measured
 
 # %% ../nbs/11_benchmark.ipynb #09184464
 def kmeans(
@@ -117,24 +114,6 @@ def scored(
     elif records.ignore is None: pairs = _overlap(labels, truths, None)
     else: pairs = {"all": _overlap(labels, truths, records.ignore)["all"], "with_void": _overlap(labels, truths, None)["all"]}
     return {f"{name}_{what}": round(value, 6) for name, pair in pairs.items() for what, value in zip(("sum", "count"), pair)}
-
-# %% ../nbs/11_benchmark.ipynb #1f12056e
-def _memory(name, reset=False):
-    "VmHWM (the highest so far) or VmRSS of this process, in MB; None where the system does not tell."
-    try:
-        if reset:
-            gc.collect(); ctypes.CDLL("libc.so.6").malloc_trim(0)
-            Path("/proc/self/clear_refs").write_text("5")
-        return next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith(name))
-    except (OSError, StopIteration, AttributeError): return None
-
-def measured(
-    f: Callable, # what to call, without arguments
-) -> tuple[object, float, float | None]: # its result, seconds, MB
-    "Calls f: its result, the seconds it took, and how many MB it needed beyond what was in use (None: not known here)."
-    before, start = _memory("VmRSS", reset=True), time.perf_counter()
-    result, seconds, highest = f(), time.perf_counter() - start, _memory("VmHWM")
-    return result, seconds, None if before is None or highest is None else max(0.0, highest - before)
 
 # %% ../nbs/11_benchmark.ipynb #b92367e6
 def _looker(at, size, found):
@@ -351,3 +330,9 @@ def report(
         difference, low, high = compare(groups[base], mine)
         lines.append(f"| {method} | {settings} | {difference:+.3f} | {low:+.3f} to {high:+.3f} |")
     return table(rows) + "\n\n" + "\n".join(lines)
+
+# %% ../nbs/11_benchmark.ipynb #51b7fd02
+#| eval: false
+if __name__ == "__main__":
+    from dynaseg.speed import main
+    main()

@@ -27,7 +27,7 @@ from sklearn.base import BaseEstimator, ClusterMixin
 from .features import Extractor, check_features, response_net
 from .images import InputError, labels_at, load_image, standardise, to_tensor, working_size
 from .loss import loss_gradient
-from .merging import cut, merge_order, perceived, region_graph, superpixels
+from .merging import basins, cut, merge_order, perceived, region_graph, shrunk, superpixels
 from .silhouette import silhouette_phase
 from .weighting import DEFAULT_MU, weighting
 
@@ -125,7 +125,9 @@ def by_area(
     labels: np.ndarray, # (H, W) integers, any values
 ) -> np.ndarray: # (H, W) int64
     "The same partition with ids 0, 1, 2 ... from the largest area to the smallest; ties keep their order."
-    _, ids, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    small = labels.size and 0 <= labels.min() and labels.max() < labels.size # then counting does, and nothing need be sorted
+    ids = labels.astype(np.int64) if small else np.unique(labels, return_inverse=True)[1]
+    counts = np.bincount(ids.ravel())
     rank = np.empty(len(counts), np.int64)
     rank[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
     return rank[ids].reshape(labels.shape)
@@ -229,7 +231,7 @@ PRESETS = {
     "fast": dict(M=2, p=32, q=32, padding="replicate", T=20, lr=0.1, momentum=0.9, weight_decay=0.0, tol=0.002,
                  standardised=True, max_pixels=40_000, superpixels=100.0, merging=0.0),
 }
-PRESETS["regions"] = PRESETS["fast"] | dict(superpixels=15.0, merging=1.2)
+PRESETS["regions"] = PRESETS["fast"] | dict(superpixels=0.0, merging=1.2)
 
 # %% ../nbs/05_segmenter.ipynb #82d8bbee
 MU = {"paper": DEFAULT_MU, "fast": DEFAULT_MU | {"fsf": 40.0, "scf": 5.0}} # labels
@@ -360,10 +362,10 @@ def _voted(response, image, scale, floor):
     one_hot = torch.nn.functional.one_hot(torch.from_numpy(labels)).permute(2, 0, 1)
     return labels_at(one_hot.float(), image.shape[:2]).numpy()
 
-def _merged(response, image, scale, stop, floor):
-    "Labels (H, W) of the segments that fine superpixels merge to, by border, colour and response map (q, h, w)."
-    patches = superpixels(image, scale, sigma=0.5, min_size=6)
-    colours = perceived(to_tensor(image, patches.shape)[0].permute(1, 2, 0).numpy())
+def _merged(response, image, stop, floor):
+    "Labels (H, W) of the segments that fine patches merge to, by border, colour and response map (q, h, w)."
+    colours = perceived(shrunk(image))
+    patches = basins(colours)
     soft = torch.nn.functional.interpolate(response.softmax(0)[None], patches.shape, mode="bilinear")[0].permute(1, 2, 0).cpu().numpy()
     labels = cut(*merge_order(region_graph(patches, colours, soft)), stop, floor)[patches]
     rows, columns = (np.arange(N) * n // N for n, N in zip(labels.shape, image.shape))
@@ -381,7 +383,7 @@ def finish(
 ) -> Segmentation:
     "Everything that `segment` does after the fit."
     response, scale, stop = response[labels.unique()], settings["superpixels"], settings["merging"] # only labels in use may win
-    found = _merged(response, ready.image, scale, stop, ready.floor) if scale and stop else _voted(response, ready.image, scale, ready.floor)
+    found = _merged(response, ready.image, stop, ready.floor) if stop else _voted(response, ready.image, scale, ready.floor)
     return Segmentation(by_area(found), ready.image, ready.opt_nC, reason, history, settings, time.perf_counter() - start)
 
 # %% ../nbs/05_segmenter.ipynb #d9d02ff0
@@ -408,8 +410,8 @@ def segment(
     weight_decay: float | None = None, # weight decay of SGD
     tol: float | None = None, # stop when fewer than this share of pixels change label, five updates in a row; 0: never
     max_pixels: int | None = None, # working resolution, pixels; 0: full resolution
-    superpixels: float | None = None, # scale of the superpixels that vote on the labels, or merge, after the fit; 0: none
-    merging: float | None = None, # the cost (as a multiple of most costs) up to which superpixels merge to segments; 0: they vote
+    superpixels: float | None = None, # scale of the superpixels that vote on the labels after the fit; 0: none do
+    merging: float | None = None, # instead of a vote, patches merge up to this cost (a multiple of what most merges cost); 0: they do not
     seed: int = 0, # of the initial weights and the silhouette sample
     device: str | torch.device | None = None, # None: a GPU if there is one
     progress: bool = True, # a progress bar on fits of more than a second

@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from dynaseg import segmenter
-from dynaseg.benchmark import METHODS, SEEDLESS, VARIANTS, compare, evaluate, measured, protocol_of, read_rows, report, score, table
+from dynaseg.benchmark import METHODS, SEEDLESS, VARIANTS, compare, evaluate, protocol_of, read_rows, report, score, table
 from dynaseg.datasets import BSD500, Dataset, ICoseg, Photos, VOC2012
 from dynaseg.images import InputError
 
@@ -119,7 +119,7 @@ def test_an_image_that_fails_counts_as_blank_and_is_told(bsd, tmp_path):
 
 def test_memory_is_counted_anew_for_each_call(python):
     "What an earlier call freed must not make a later one look cheaper. In a process of its own: this one's heap is in pieces that cannot be given back."
-    code = "from dynaseg.benchmark import measured; print([measured(lambda: [bytearray(100_000) for _ in range(1000)] and None)[2] for _ in range(3)])"
+    code = "from dynaseg.speed import measured; print([measured(lambda: [bytearray(100_000) for _ in range(1000)] and None)[2] for _ in range(3)])"
     needed = ast.literal_eval(python(code))
     if needed[0] is None: pytest.skip("this system does not tell the peak of a process")
     assert all(80 < mb < 200 for mb in needed), needed

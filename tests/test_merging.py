@@ -9,15 +9,15 @@ from skimage.measure import label
 
 from dynaseg import segment
 from dynaseg.images import load_image
-from dynaseg.merging import _Regions, cut, means, merge_order, neighbour_steps, perceived, region_graph, superpixels
+from dynaseg.merging import SCALES, _Regions, basins, cut, means, merge_order, neighbour_steps, perceived, region_graph, shrunk, slope
 from dynaseg.segmenter import regions
 
 
 @pytest.fixture(scope="module")
 def scene():
-    "A photo of (100, 150) pixels, its superpixels and their graph."
+    "A photo of (100, 150) pixels, its basins and their graph."
     image = load_image(skimage.data.astronaut()[:200:2, 100:400:2])
-    patches = superpixels(image, 15, 0.5, 6)
+    patches = basins(perceived(image))
     return image, patches, region_graph(patches, perceived(image))
 
 
@@ -27,17 +27,38 @@ small_maps = arrays(np.int64, st.tuples(st.integers(2, 6), st.integers(2, 6)), e
 @given(small_maps, st.integers(0, 2**32 - 1))
 def test_the_graph_counts_every_pair_of_neighbours(patches, seed):
     colours = np.random.default_rng(seed).random((*patches.shape, 3)).astype(np.float32)
-    graph, (across, down) = region_graph(patches, colours), neighbour_steps(colours)
-    inner, border = np.zeros((patches.max() + 1, 2)), {}
+    graph, ((across, across2), (down, down2)) = region_graph(patches, colours), zip(*(neighbour_steps(colours, sigma) for sigma in SCALES))
+    inner, border = np.zeros((patches.max() + 1, 3)), {}
     for (y, x), a in np.ndenumerate(patches):
-        for dy, dx, steps in ((0, 1, across), (1, 0, down)):
+        for dy, dx, *steps in ((0, 1, across, across2), (1, 0, down, down2)):
             if y + dy == patches.shape[0] or x + dx == patches.shape[1]: continue
             b = patches[y + dy, x + dx]
-            line = inner[a] if a == b else border.setdefault((min(a, b), max(a, b)), np.zeros(2))
-            line += (1, steps[y, x])
+            line = inner[a] if a == b else border.setdefault((min(a, b), max(a, b)), np.zeros(3))
+            line += (1, *(g[y, x] for g in steps))
     assert {tuple(e): tuple(np.round(l, 4)) for e, l in zip(graph.edges.tolist(), graph.border)} == {e: tuple(np.round(l, 4)) for e, l in border.items()}
     np.testing.assert_allclose(graph.inner, inner, atol=1e-4)
     np.testing.assert_allclose(graph.features, [colours[patches == a].mean(0) for a in range(patches.max() + 1)], atol=1e-5)
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 4), st.integers(0, 99))
+def test_basins_are_pieces_numbered_from_0(h, w, bands, seed):
+    colours = np.random.default_rng(seed).random((h, w, bands)).astype(np.float32)
+    patches = basins(colours)
+    assert patches.shape == (h, w) and np.unique(patches).tolist() == list(range(patches.max() + 1))
+    assert label(patches, background=-1, connectivity=2).max() == patches.max() + 1
+
+
+def test_basins_meet_on_the_crest():
+    "Two flat halves: the slope is highest between them, and nowhere else does a patch end."
+    image = np.zeros((20, 30, 1)); image[:, 13:] = 1
+    assert slope(image, 0.7)[10].argmax() in (12, 13)
+    assert (np.diff(basins(image), axis=1) != 0).sum(0).nonzero()[0].tolist() == [12]
+
+
+def test_a_photo_of_many_pixels_is_shrunk():
+    assert shrunk(np.zeros((900, 1200, 2), np.float32)).shape == (547, 730, 2)
+    small = np.random.default_rng(0).random((9, 8, 3)).astype(np.float32)
+    assert np.array_equal(shrunk(small), small)
 
 
 def test_features_hold_colours_and_the_distribution_of_labels():
@@ -103,8 +124,9 @@ def test_cuts_are_nested_and_keep_the_floor(scene, order, stop, floor):
 
 def test_contrast_does_not_matter():
     image = load_image(skimage.data.coffee()[::4, ::4])
-    patches = superpixels(image, 15, 0.5, 6)
     colours = perceived(image)
+    patches = basins(colours)
+    assert (patches == basins(4 * colours)).all()
     one, other = (cut(*merge_order(region_graph(patches, c)), 1.3) for c in (colours, 4 * colours))
     assert (one == other).mean() > 0.98  # the same up to rounding
 

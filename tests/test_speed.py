@@ -1,15 +1,17 @@
-"The loop that was made fast: against the plain one, against 64 bits, against other devices, and in threads beside itself."
+"The loop that was made fast: against the plain one, against 64 bits, against other devices, and in threads beside itself; and the command that measures it."
+import csv
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_sample_image
-from torch import nn
 
 from dynaseg.features import response_net
 from dynaseg.images import load_image, to_tensor
 from dynaseg.segmenter import fit
+from dynaseg.speed import figures, main, plain_loop
 from dynaseg.weighting import fsf, scf
 
 DEVICES = [name for name, there in [("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())] if there]
@@ -18,23 +20,6 @@ DEVICES = [name for name, there in [("cuda", torch.cuda.is_available()), ("mps",
 @pytest.fixture(scope="module")
 def x():
     return to_tensor(load_image(load_sample_image("china.jpg")), (45, 61))
-
-
-def plain_loop(net, x, weighting, T):
-    "The method as published scripts write it: labels, loss and the gradient with respect to the weights, T + 1 times; T updates between."
-    (H, W), q = x.shape[2:], net.classifier[1].num_features
-    cross_entropy, l1 = nn.CrossEntropyLoss(), nn.L1Loss()
-    sgd = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
-    for _ in range(T + 1):
-        sgd.zero_grad()
-        r = net(x)[0].permute(1, 2, 0)
-        down, across = r[1:] - r[:-1], r[:, 1:] - r[:, :-1]
-        target = r.reshape(H * W, q).argmax(1)
-        w = weighting(len(np.unique(target.cpu().numpy())))
-        loss = cross_entropy(r.reshape(H * W, q), target) + w * (l1(down, torch.zeros_like(down)) + l1(across, torch.zeros_like(across)))
-        loss.backward()
-        yield target.reshape(H, W), loss.item(), [weight.grad.clone() for weight in net.parameters()]
-        sgd.step()
 
 
 def close(grads, exact, share=1e-3):
@@ -50,7 +35,7 @@ def test_fit_is_the_plain_loop(x, weighting):
     plain = list(plain_loop(response_net(3).double(), x.double(), weighting, T=4))
     fast = list(fit(response_net(3).double(), x.double(), weighting, T=4))
     assert len(fast) == len(plain) == 5
-    for step, (labels, loss, _) in zip(fast, plain):
+    for step, (labels, loss) in zip(fast, plain):
         assert torch.equal(step.labels, labels)
         assert step.n_labels == len(labels.unique()) and step.loss == pytest.approx(loss, rel=1e-9)
 
@@ -58,7 +43,7 @@ def test_fit_is_the_plain_loop(x, weighting):
 def test_fit_is_the_plain_loop_up_to_rounding_in_32_bits(x):
     "One update; further on, rounding grows: a label that flips pulls at all the others."
     plain, fast = list(plain_loop(response_net(3), x, fsf(), T=1)), list(fit(response_net(3), x, fsf(), T=1))
-    for step, (labels, loss, _) in zip(fast, plain):
+    for step, (labels, loss) in zip(fast, plain):
         assert (step.labels == labels).float().mean() > 0.999
         assert step.loss == pytest.approx(loss, rel=1e-4)
 
@@ -72,7 +57,9 @@ def first_gradients(net, x, weighting):
 
 
 def test_gradients_are_those_of_autograd_in_64_bits(x):
-    exact_labels, exact_loss, exact = next(plain_loop(response_net(3).double(), x.double(), fsf(), T=0))
+    net = response_net(3).double()
+    [(_, exact_loss)] = plain_loop(net, x.double(), fsf(), T=0)
+    exact = [weight.grad for weight in net.parameters()]
     for dtype, share in [(torch.float64, 1e-9), (torch.float32, 1e-3)]:
         loss, grads = first_gradients(response_net(3).to(dtype), x.to(dtype), fsf())
         assert loss == pytest.approx(exact_loss, rel=share / 10)
@@ -107,3 +94,33 @@ def test_fits_in_threads_do_not_touch_each_other(x):
         alone, together = list(one.map(labels_of, range(4))), list(four.map(labels_of, range(4)))
     assert all(a.equal(b) for a, b in zip(alone, together))
     assert not alone[0].equal(alone[1])  # the seeds do differ
+
+
+VALUES = {"plain": "s an update", "plain, memory kept": "s an update", "fit": "s an update", "arithmetic": "GFLOP an update", "matrix product": "GFLOP/s",
+          "convolution": "GFLOP/s", "fast": "s a photo", "regions": "s a photo", "import torch": "s", "import dynaseg": "s", "from dynaseg import segment": "s",
+          "dynaseg demo": "s"}
+
+
+@pytest.fixture
+def rows():
+    "As `measure` makes them, with made-up values; the notebook runs it."
+    rows = [dict(what=what, size="", value=i + 2, unit=unit) for i, (what, unit) in enumerate(VALUES.items())]
+    return rows + [dict(what="one photo", size=12, value=value, unit=unit) for value, unit in ((6, "s"), (1.5, "GB"))]
+
+
+def test_figures_are_ratios_of_the_same_run(rows):
+    lines = {line.split(" | ")[0].removeprefix("| "): line for line in figures(rows).splitlines()[2:]}
+    assert "| 0.5 times as fast |" in lines["the fit"]  # 2 s / 4 s
+    assert "| 250 times as fast" in lines["a photo, preset fast"]  # 1000 x 2 s / 8 s
+    assert "| 117% to 117% " in lines["convolutions"] and "| 6.0 s, 1.50 GB | 0.50 s a megapixel |" in lines["a photo of 12 megapixels"]
+
+
+def test_the_command_writes_what_it_measured(rows, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("dynaseg.speed.measure", lambda sizes: iter(rows))
+    file = tmp_path / "speed.csv"
+    monkeypatch.setattr(sys, "argv", ["benchmark", str(file)])
+    main()
+    assert figures(rows) in capsys.readouterr().out
+    assert figures(list(csv.DictReader(file.open()))) == figures(rows)
+    with pytest.raises(SystemExit): main()  # it exists now
+    assert "exists" in capsys.readouterr().err and list(tmp_path.iterdir()) == [file]
