@@ -165,10 +165,10 @@ def labels_at(
     corner = lambda N, n: ((torch.arange(N, device=winners.device) + 0.5) * n / N - 0.5).clamp(0, n - 1).floor().long()
     y, x, around = corner(H, h), corner(W, w), F.pad(winners[None, None].float(), (0, 1, 0, 1), mode="replicate")
     mixed = (F.max_pool2d(around, 2, 1) != -F.max_pool2d(-around, 2, 1))[0, 0] # the four corners do not agree
-    labels = winners[y][:, x]
+    labels, scores = winners[y][:, x], response if response.dtype == torch.float64 else response.float() # half precision is too coarse for places
     for top in range(0, H, strip):
         i, j = mixed[y[top:top + strip]][:, x].nonzero(as_tuple=True)
         i = i + top
-        at = torch.stack([(2 * j + 1) / W - 1, (2 * i + 1) / H - 1], 1).to(response.dtype)
-        labels[i, j] = F.grid_sample(response[None], at[None, None], padding_mode="border", align_corners=False)[0, :, 0].max(0).indices
+        at = [((2 * k + 1) / N - 1).clamp(1 / n - 1, 1 - 1 / n) for k, N, n in ((j, W, w), (i, H, h))] # from -1 to 1, at most the outer pixels' middles
+        labels[i, j] = F.grid_sample(scores[None], torch.stack(at, 1)[None, None].to(scores.dtype), align_corners=False)[0, :, 0].max(0).indices
     return labels

@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from inspect import signature
 from numbers import Integral
 from typing import NamedTuple
@@ -157,7 +157,7 @@ def _check_many(settings, **counts):
     "Raises `InputError` for what only many photos have to heed."
     unknown = settings.keys() - signature(segment).parameters.keys() | settings.keys() & {"image", "callback"}
     if unknown:
-        raise InputError(f"{', '.join(sorted(unknown))}: not among the settings of many photos, which are those of `segment` but callback.")
+        raise InputError(f"{', '.join(sorted(unknown))}: no setting here. Many photos take the settings of segment, but no callback.")
     if settings.get("features", "cnn") != "cnn" or settings.get("freeze"):
         raise InputError(f"features={settings.get('features', 'cnn')!r}, freeze={settings.get('freeze')!r}: many photos at once are fitted "
                          "with features='cnn' alone, and not frozen. Take segment for the photos one by one.")
@@ -185,6 +185,14 @@ def _timed(work, *given):
     start = time.perf_counter()
     return work(*given), time.perf_counter() - start
 
+@contextmanager
+def _sharing(workers):
+    "A pool of threads that share the cores."
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(max(1, threads // workers),)) as pool: yield pool
+    finally: torch.set_num_threads(threads) # or threads that start later would take over the pool's number
+
 def _finished(photo, fit, settings, spent):
     "The result of a photo on which so many seconds have been spent."
     return finish(photo, *fit, settings, time.perf_counter() - spent)
@@ -204,15 +212,15 @@ def segment_many(
 
     In a result, `seconds` is the time for what is done to the photo alone, reading excluded, and its share of its batch's fit; the
     history's seconds are the batch's. Raises, before any fit, `InputError` for a setting or a photo that cannot be used and
-    `FileNotFoundError` for a path that leads nowhere; both say which."""
+    `FileNotFoundError` for a path that leads nowhere; both say which. All photos and results are in memory together (a colour photo takes
+    12 bytes a pixel, its labels 8): for a folder of any size there is `segment_folder`."""
     from tqdm.auto import tqdm
     _check_many(settings, batch=batch, check=check, workers=workers)
     settings, weight, device = check_settings(**settings)
     images, workers, finished = _all_loaded(images), workers or min(16, os.cpu_count() or 1), {}
     groups, used = batches(images, settings, device, batch), settings | ({"autocast": True} if autocast else {})
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(max(1, torch.get_num_threads() // workers),))
     # the process has one list of filters for warnings; threads that change it and set it back may leave a wrong one behind
-    with warnings.catch_warnings(), pool, tqdm(total=len(images), delay=1, disable=not progress, desc="photos", leave=False) as bar:
+    with warnings.catch_warnings(), _sharing(workers) as pool, tqdm(total=len(images), delay=1, disable=not progress, desc="photos", leave=False) as bar:
         begin = lambda where: [pool.submit(_timed, prepare, images[i], settings, device) for i in where]
         next_ones = begin(groups[0] if groups else [])
         for before, where, after in zip([[], *groups], groups, [*groups[1:], []]):

@@ -38,12 +38,12 @@ def superpixels(
 def perceived(
     image: np.ndarray, # (H, W, C) float32 in [0, 1]
 ) -> np.ndarray: # (H, W, C') float32
-    "Colours in which equal distances look about equal: CIELAB / 20 for 1 or 3 bands, equal spread of each band otherwise."
+    "Colours in which equal distances look about equal: CIELAB / 20 (lightness times 0.7) for 1 or 3 bands, equal spread of each band otherwise."
     from skimage.color import gray2rgb, rgb2lab
     if image.shape[-1] in (1, 3):
         colour = image if image.shape[-1] == 3 else gray2rgb(image[..., 0])
         return rgb2lab(colour).astype(np.float32) * np.float32([0.7, 1, 1]) / 20
-    return (image - image.mean((0, 1))) / np.maximum(2 * image.std((0, 1)), 1e-6)
+    return (image - image.mean((0, 1))) / np.maximum(2 * image.std((0, 1)), 1e-4)
 
 # %% ../nbs/05_merging.ipynb #3b5b2f02
 def slope(
@@ -58,16 +58,17 @@ def slope(
 
 def basins(
     colours: np.ndarray, # (h, w, C') from `perceived`
-    sigma: float = 0.7, # blur of the landscape on whose crests patches end, pixels
+    crests: float = 0.7, # blur of the landscape on whose crests patches end, pixels
     valleys: float = 1.2, # blur of the one whose every minimum starts a patch: larger gives fewer
 ) -> np.ndarray: # (h, w) int64
     "Patches that meet where colours change fastest, by scikit-image's `watershed`, ids from 0."
     from skimage.measure import label
     from skimage.morphology import local_minima
     from skimage.segmentation import watershed
-    minima = label(local_minima(slope(colours, valleys)), connectivity=2)
-    if not minima.any(): return np.zeros(colours.shape[:2], np.int64) # one colour
-    return watershed(slope(colours, sigma), minima).astype(np.int64) - 1
+    valley = slope(colours, valleys)
+    minima = label(local_minima(valley), connectivity=2)
+    if valley.max() < 1e-3 or not minima.any(): return np.zeros(colours.shape[:2], np.int64) # one colour, up to rounding, or an even ramp
+    return watershed(slope(colours, crests), minima).astype(np.int64) - 1
 
 # %% ../nbs/05_merging.ipynb #a96b0782
 SCALES = (0.6, 2.4) # blur of the fine and of the broad steps, pixels

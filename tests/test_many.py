@@ -2,6 +2,7 @@
 import math
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -338,7 +339,7 @@ def test_a_single_photo_is_referred_to_segment(one, quick):
 
 @pytest.mark.parametrize("wrong, words", [
     (dict(features="resnet18-fpn"), "features='resnet18-fpn'.*Take segment"), (dict(features=torch.nn.Identity()), "Take segment"), (dict(freeze=True), "freeze=True.*Take segment"),
-    (dict(callback=print), "callback"), (dict(colour=1), "colour: not among the settings"), (dict(batch=0), "batch=0"), (dict(check=2.5), "check=2.5"), (dict(workers=True), "workers=True"),
+    (dict(callback=print), "callback"), (dict(colour=1), "colour: no setting here"), (dict(batch=0), "batch=0"), (dict(check=2.5), "check=2.5"), (dict(workers=True), "workers=True"),
     (dict(lr=-1), "lr=-1"), (dict(preset="slow"), "preset='slow'"), (dict(min_labels=500), "min_labels=500"), (dict(device="tpu"), "device='tpu'")])
 def test_wrong_settings_are_named(photo, quick, wrong, words):
     with pytest.raises(InputError, match=words): segment_many([photo], **quick | wrong)
@@ -358,3 +359,13 @@ def test_a_loss_that_is_no_number_names_the_photo(several, brief):
     with pytest.raises(InputError, match=r"images\[[01]\]: the loss became \w+ after \d+ updates: lower lr"):
         segment_many(several[:2], **brief | dict(lr=1e30, superpixels=0.0, T=30))
     with pytest.raises(InputError, match=r"images\[0\]: the loss became nan after 0 updates"): segment_many(several[:2], variant=lambda n: float("nan"), **brief)
+
+
+def test_threads_that_start_later_have_all_cores_again(photo, brief):
+    "PyTorch keeps one number of threads for the process, from which a new thread takes its own."
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        segment_many([photo], workers=4, **brief)
+        with ThreadPoolExecutor(1) as later: assert later.submit(torch.get_num_threads).result() == 4
+    finally: torch.set_num_threads(before)

@@ -150,6 +150,11 @@ def test_tiny_and_flat_images(shape, quick):
         assert segment(image, preset="regions", **quick).labels.shape == shape[:2]
 
 
+@pytest.mark.parametrize("shape", [(30, 40, 3), (800, 900, 3), (30, 40, 1), (800, 900, 2)])
+def test_one_colour_is_one_segment(shape, quick):
+    assert segment(np.full(shape, 0.3, np.float32), preset="regions", **quick | dict(min_labels=None, max_pixels=2000)).n_clusters == 1
+
+
 def test_above_400_000_pixels_segments_are_enlarged(quick):
     image = np.zeros((700, 900, 3), np.uint8)
     image[:, 450:] = 255

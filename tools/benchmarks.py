@@ -2,7 +2,7 @@
 
     DYNASEG_DATA=... python tools/benchmarks.py              # all steps
     DYNASEG_DATA=... python tools/benchmarks.py voc2012-val  # some of them
-    python tools/benchmarks.py --list                        # the steps, their commands, and about how long each takes on two cores
+    python tools/benchmarks.py --list                        # the steps, their commands, and how long each took where its file was made
 
 Every step can be stopped at any time and goes on where it was. What a file has already is not done again: to measure anew, after a change
 of the method or on another machine, delete the file first. DYNASEG_DATA names a folder that holds BSDS500 and VOCdevkit. Seconds only mean
@@ -41,22 +41,23 @@ ABLATIONS = { # name of a file: (preset, what is set otherwise)
         *(f"--merging {stop}" for stop in (0.6, 0.9, 1.6, 2.4)),
         *(f"--T {T}" for T in (1, 80)), "--variant scf", "--min-labels none"]),
 }
-MINUTES = {}
 
 
 def steps():
     "Name of a file: the arguments of `dynaseg evaluate` that make it, in turn."
     from dynaseg.segmenter import PRESETS
     others = [preset for preset in PRESETS if preset not in ("fast", "paper")]
-    def all_presets(arguments, methods=""): return [arguments + methods, *(f"{arguments} --methods ours --preset {preset}" for preset in others)]
+    def all_presets(arguments, methods="felzenszwalb,ours", more=""):
+        return [f"{arguments}{more} --methods {methods}", *(f"{arguments} --methods ours --preset {preset}" for preset in others)]
+    def peers(arguments): return all_presets(arguments, "kmeans,slic,felzenszwalb,ours", " --seeds 0,1,2") + [f"{arguments} --methods dfc,fsf,scf"]
     taken_apart = "bsd500 --split train --subset 20 --methods ours"
     return {
-        "bsd500-val": all_presets("bsd500 --split val --seeds 0,1,2"),
-        "voc2012-val": all_presets("voc2012 --split val --seeds 0,1,2"),
-        "voc2012-hungarian": all_presets("voc2012 --split val --protocol 'per-image Hungarian'", " --methods felzenszwalb,ours"),
-        "bsd500-train": all_presets("bsd500 --split train", " --methods felzenszwalb,ours"),
+        "bsd500-val": peers("bsd500 --split val"),
+        "voc2012-val": peers("voc2012 --split val"),
+        "voc2012-hungarian": ["voc2012 --split val --protocol 'per-image Hungarian' --methods felzenszwalb,ours"],
+        "bsd500-train": all_presets("bsd500 --split train"),
         **{name: [f"{taken_apart}{f' --preset {preset}' * (preset != 'fast')} {more}" for more in lines] for name, (preset, lines) in ABLATIONS.items()},
-        "on-the-way": ["bsd500 --split train --subset 20 --methods dfc,fsf,scf --T 160 --tol 0 --at 1,2,5,10,20,40,80,160"],
+        "on-the-way": ["bsd500 --split train --subset 10 --methods dfc,fsf,scf --T 160 --tol 0 --at 1,2,5,10,20,40,80,160"],
         "presets": [f"bsd500 --split val --images {TWENTY} --methods ours --seeds {seeds}{more}"
                     for seeds, more in (("0,1,2", ""), ("0,1,2", " --variant scf"), ("0", " --preset regions"))],
         "paper": [f"bsd500 --split val --images {PHOTOS} --preset paper --methods fsf,scf --T 40 --at 20,40"],
@@ -110,11 +111,12 @@ def machine():
     except (OSError, StopIteration): return platform.processor() or platform.machine()
 
 
-def log(name, command, seconds):
-    "Adds the time to the command's line in commands.csv, or makes the line."
+def log(name, command, seconds, fresh=False):
+    "Adds the time to the command's line in commands.csv, or makes the line; for a fresh file, without the commands that made an earlier one."
     import torch
     file = RESULTS / "commands.csv"
     lines = {(r["file"], r["command"]): r for r in csv.DictReader(file.open())} if file.exists() else {}
+    if fresh: lines = {key: line for key, line in lines.items() if key[0] != name}
     before = float(lines.get((name, command), {"seconds": 0})["seconds"])
     lines[name, command] = dict(zip(LOG, (name, command, round(before + seconds), machine(), torch.get_num_threads(), torch.__version__)))
     order = {key: i for i, key in enumerate((n, c) for n, cs in commands().items() for c in cs)}
@@ -135,7 +137,7 @@ def run(name, command):
         if program == "python" and file.exists(): return True
         code = subprocess.run([sys.executable, *(["-m", "dynaseg.cli"] if program == "dynaseg" else []), *words], cwd=ROOT).returncode
     if code == 130: raise KeyboardInterrupt
-    if file.exists() and file.stat().st_size > size: log(name, command, time.perf_counter() - start)
+    if file.exists() and file.stat().st_size > size: log(name, command, time.perf_counter() - start, fresh=size == 0)
     return code == 0
 
 
@@ -148,7 +150,10 @@ def main():
     if wrong := [step for step in args.steps if step not in known]: parser.error(f"no step {wrong[0]!r}; expected some of {', '.join(known)}")
     chosen = {name: lines for name, lines in known.items() if name in (args.steps or known)}
     if args.list:
-        for name, lines in chosen.items(): print(f"{name}: about {MINUTES.get(name, '?')} minutes", *lines, "", sep="\n")
+        log = list(csv.DictReader((RESULTS / "commands.csv").open())) if (RESULTS / "commands.csv").exists() else []
+        for name, lines in chosen.items():
+            took = sum(float(line["seconds"]) for line in log if line["file"] == name)
+            print(f"{name}: {f'took {took / 60:.0f} minutes' if took else 'not made yet'}", *lines, "", sep="\n")
         return
     if "DYNASEG_DATA" not in os.environ: parser.error("DYNASEG_DATA is not set; expected a folder that holds BSDS500 and VOCdevkit")
     RESULTS.mkdir(parents=True, exist_ok=True)
