@@ -297,6 +297,7 @@ def report_command(
 # %% ../nbs/12_cli.ipynb #bdf26988
 def main():
     "The command `dynaseg`; exit code 130 for Ctrl-C."
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE") # read when PyTorch is imported: threads that wait leave their core to other programs
     for stream in (sys.stdout, sys.stderr): stream.reconfigure(errors="backslashreplace") # file names need not be text
     try: app()
     except KeyboardInterrupt: sys.exit(130)
