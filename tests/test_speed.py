@@ -111,6 +111,7 @@ def rows():
 def test_figures_are_ratios_of_the_same_run(rows):
     lines = {line.split(" | ")[0].removeprefix("| "): line for line in figures(rows).splitlines()[2:]}
     assert "| 0.5 times as fast |" in lines["the fit"]  # 2 s / 4 s
+    assert "| 0.71 s | 2.8 times as fast |" in lines["its arithmetic at the best rate that anything below reaches"]  # 5 GFLOP at 7 GFLOP/s
     assert "| 250 times as fast" in lines["a photo, preset fast"]  # 1000 x 2 s / 8 s
     assert "| 117% to 117% " in lines["convolutions"] and "| 6.0 s, 1.50 GB | 0.50 s a megapixel |" in lines["a photo of 12 megapixels"]
 
