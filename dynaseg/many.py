@@ -23,7 +23,7 @@ from torch import nn
 from .features import ResponseNet
 from .images import InputError, load_image, working_size
 from .loss import loss_gradient
-from .segmenter import Prepared, Segmentation, check_settings, finish, kept_memory, prepare, segment, sgd_step
+from .segmenter import Segmentation, check_settings, finish, kept_memory, prepare, segment, sgd_step
 
 # %% ../nbs/06_many.ipynb #06ab0009
 def many_net(
@@ -179,7 +179,7 @@ def _fitted_many(ready, settings, weighting, where, check, autocast):
                          "weighting of your own returns.")
     return [(step.response[b], step.labels[b], *rest) for b, rest in enumerate(_histories(columns, seconds, weighting, floors))]
 
-# %% ../nbs/06_many.ipynb #06ab001e
+# %% ../nbs/06_many.ipynb #06ab101e
 def _timed(work, *given):
     "(what it returns, the seconds it took)."
     start = time.perf_counter()
@@ -197,6 +197,7 @@ def _finished(photo, fit, settings, spent):
     "The result of a photo on which so many seconds have been spent."
     return finish(photo, *fit, settings, time.perf_counter() - spent)
 
+# %% ../nbs/06_many.ipynb #06ab001e
 @torch.inference_mode(False)
 def segment_many(
     images, # several of what `segment` takes: a list, an iterator, an array (N, H, W, C) or a tensor (N, C, H, W)

@@ -28,7 +28,7 @@ from torch import nn
 
 from .features import response_net
 from .images import load_image, to_tensor
-from .segmenter import PRESETS, fit, kept_memory, segment, writing
+from .segmenter import fit, kept_memory, segment, writing
 from .weighting import fsf
 
 # %% ../nbs/10_speed.ipynb #e320fd15

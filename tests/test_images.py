@@ -378,6 +378,13 @@ def test_labels_at_is_the_argmax_of_one_enlargement(q, h, w, H, W, strip, seed):
     assert (whole.max(0).values - won).max() < 1e-4  # the winner, or one level with it
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_places_are_exact_where_scores_are_not(dtype):
+    "In half precision a place in a wide picture would be off by pixels."
+    r = torch.randn(3, 5, 40, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert labels_at(r, (20, 3000)).equal(labels_at(r.float(), (20, 3000)))
+
+
 def test_labels_at_by_hand():
     "Two scores that cross in the middle between two pixels: the edge between the labels is there."
     r = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])

@@ -3,7 +3,6 @@ import csv
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_sample_image
