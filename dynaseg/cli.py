@@ -100,6 +100,7 @@ def _options(
     merging: Annotated[Optional[float], typer.Option(help="Instead of a vote, patches merge to segments up to this cost; 0: they do not.")] = None,
     seed: Annotated[int, typer.Option(help="Of the initial weights and the silhouette sample.")] = 0,
     device: Annotated[Optional[str], typer.Option(help="cpu, cuda, mps ... [default: a GPU if there is one]")] = None,
+    autocast: Annotated[bool, typer.Option(help="Convolutions in bfloat16: faster where the device has it, other roundings.")] = False,
     progress: Annotated[bool, typer.Option(help="A progress bar on long fits.")] = True,
 ): ...
 

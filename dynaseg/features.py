@@ -60,7 +60,9 @@ class ResponseNet(nn.Module):
         self.features = features
         self.classifier = nn.Sequential(nn.Conv2d(p, q, kernel_size=1), nn.BatchNorm2d(q))
 
-    def forward(self, x): return self.classifier(self.features(x))
+    def forward(self, x):
+        classify, normalise = self.classifier
+        return normalise(classify(self.features(x)).to(x.dtype)) # whatever the layers before were computed in
 
 # %% ../nbs/01_features.ipynb #7281b002
 Maps: TypeAlias = torch.Tensor | Sequence[torch.Tensor] | Mapping[str, torch.Tensor]

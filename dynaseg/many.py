@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from inspect import signature
 from numbers import Integral
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from torch import nn
 from .features import ResponseNet
 from .images import InputError, load_image, working_size
 from .loss import loss_gradient
-from .segmenter import Segmentation, check_settings, finish, kept_memory, prepare, segment, sgd_step
+from .segmenter import Segmentation, check_settings, finish, kept_memory, precision, prepare, segment, sgd_step
 
 # %% ../nbs/06_many.ipynb #06ab0009
 def many_net(
@@ -66,7 +66,7 @@ def _update(net, velocities, ended, **sgd):
 
 def _responses(net, x, autocast):
     "The response maps (B, q, h, w); with `autocast`, what comes before the last batch norm is computed in bfloat16."
-    with torch.autocast(x.device.type, torch.bfloat16) if autocast else nullcontext(): maps = net[:-1](x.flatten(0, 1)[None])
+    with precision(x.device, autocast): maps = net[:-1](x.flatten(0, 1)[None])
     return net[-1](maps.to(x.dtype)).unflatten(1, (len(x), -1))[0]
 
 # %% ../nbs/06_many.ipynb #06ab0010
@@ -166,12 +166,12 @@ def _check_many(settings, **counts):
             raise InputError(f"{name}={value!r}; expected a whole number of at least 1.")
 
 # %% ../nbs/06_many.ipynb #06ab001d
-def _fitted_many(ready, settings, weighting, where, check, autocast):
+def _fitted_many(ready, settings, weighting, where, check):
     "(response map, labels, why it ended, history) of each photo of a batch; `where`: what to call them in an error."
     floors = [photo.floor for photo in ready]
-    how = {name: settings[name] for name in ("T", "lr", "momentum", "weight_decay", "tol")}
+    how = {name: settings[name] for name in ("T", "lr", "momentum", "weight_decay", "tol", "autocast")}
     net, x = many_net([photo.net for photo in ready]), torch.cat([photo.x for photo in ready])
-    steps = fit_many(net, x, weighting, floors, autocast=autocast, **how)
+    steps = fit_many(net, x, weighting, floors, **how)
     with kept_memory(): step, columns, seconds = _watch_many(steps, check)
     if not (finite := np.isfinite(columns[3])).all():
         t, b = np.argwhere(~finite)[0]
@@ -204,7 +204,6 @@ def segment_many(
     *,
     batch: int | None = None, # photos fitted at once; None: as many as suit their size and the device
     check: int = 10, # updates between two looks at whether all have ended
-    autocast: bool = False, # convolutions in bfloat16: other roundings, so other labels here and there
     workers: int | None = None, # threads for what comes before and after the fit; None: one for each core, at most 16
     progress: bool = True, # a progress bar when it takes more than a second
     **settings, # of `segment`, for all photos alike; features is "cnn"
@@ -219,7 +218,7 @@ def segment_many(
     _check_many(settings, batch=batch, check=check, workers=workers)
     settings, weight, device = check_settings(**settings)
     images, workers, finished = _all_loaded(images), workers or min(16, os.cpu_count() or 1), {}
-    groups, used = batches(images, settings, device, batch), settings | ({"autocast": True} if autocast else {})
+    groups = batches(images, settings, device, batch)
     # the process has one list of filters for warnings; threads that change it and set it back may leave a wrong one behind
     with warnings.catch_warnings(), _sharing(workers) as pool, tqdm(total=len(images), delay=1, disable=not progress, desc="photos", leave=False) as bar:
         begin = lambda where: [pool.submit(_timed, prepare, images[i], settings, device) for i in where]
@@ -227,9 +226,9 @@ def segment_many(
         for before, where, after in zip([[], *groups], groups, [*groups[1:], []]):
             ready, spent = zip(*(photo.result() for photo in next_ones))
             next_ones = begin(after) # beside this fit
-            fits, fitting = _timed(_fitted_many, ready, settings, weight, where, check, autocast)
+            fits, fitting = _timed(_fitted_many, ready, settings, weight, where, check)
             for i, photo, fit, own in zip(where, ready, fits, spent):
-                finished[i] = pool.submit(_finished, photo, fit, dict(used), own + fitting / len(where))
+                finished[i] = pool.submit(_finished, photo, fit, dict(settings), own + fitting / len(where))
             for i in before: finished[i].result() # so that response maps do not pile up
             bar.update(len(where))
         return [finished[i].result() for i in range(len(images))]

@@ -88,14 +88,14 @@ def seconds_of(
     return float(np.median([once() for _ in range(times)]))
 
 def update_seconds(
-    how: str, # "plain", "plain, memory kept", or "fit"
+    how: str, # "plain", "plain, memory kept", "fit", or "fit, bfloat16"
     megapixels: float = 0.154, # of the picture
     updates: int = 4, # timed; one before them is not
     **sizes, # M, p, q of the net, 3, 100, 100 if not given: the paper preset
 ) -> float: # the median
     "Seconds from one reading of the network to the next."
     x, net = to_tensor(load_image(photo(megapixels))), response_net(3, **sizes)
-    steps = iter(fit(net, x, fsf(), T=updates + 1) if how == "fit" else plain_loop(net, x, fsf(), updates + 1))
+    steps = iter(fit(net, x, fsf(), T=updates + 1, autocast=how != "fit") if how.startswith("fit") else plain_loop(net, x, fsf(), updates + 1))
     def run(): next(steps); return seconds_of(partial(next, steps), updates)
     if how == "plain": return run()
     with kept_memory(): return run()
@@ -138,11 +138,13 @@ def photo_cost(
     megapixels: float = 0.154, # of the photo
     preset: str = "fast", # of `segment`
     times: int = 1, # the median of so many, after one small photo that does not count
+    **settings, # of `segment`
 ) -> tuple[float, float]: # seconds, GB
     "What `segment` takes for one photo, and the most memory that the process ever had (nan: not known here)."
-    segment(photo(0.01), preset=preset, T=1, progress=False, device="cpu")
+    how = dict(preset=preset, progress=False, device="cpu") | settings
+    segment(photo(0.01), **how | dict(T=1))
     image = photo(megapixels)
-    def once(): start = time.perf_counter(); segment(image, preset=preset, progress=False, device="cpu"); return time.perf_counter() - start
+    def once(): start = time.perf_counter(); segment(image, **how); return time.perf_counter() - start
     seconds = float(np.median([once() for _ in range(times)]))
     return seconds, (_memory("VmHWM") or float("nan")) / 1024
 
@@ -182,10 +184,11 @@ def measure(
 ) -> Iterator[dict]: # what, size, value, unit
     "Measures every figure of the page, each in a process of its own."
     row = lambda what, size, value, unit: dict(what=what, size=size, value=round(value, 4), unit=unit)
-    for how in ("plain", "plain, memory kept", "fit"): yield row(how, megapixels, alone(update_seconds, how, megapixels, **net), "s an update")
+    for how in ("plain", "plain, memory kept", "fit", "fit, bfloat16"): yield row(how, megapixels, alone(update_seconds, how, megapixels, **net), "s an update")
     yield row("arithmetic", megapixels, flops(response_net(3, **net), to_tensor(load_image(photo(megapixels)))) / 1e9, "GFLOP an update")
     for what, rate in alone(throughputs, megapixels, net.get("p", 100)).items(): yield row(what, megapixels, rate, "GFLOP/s")
-    for preset in ("fast", "regions"): yield row(preset, megapixels, alone(photo_cost, megapixels, preset, 3)[0], "s a photo")
+    for preset, how, autocast in (("fast", "", False), ("fast", ", bfloat16", True), ("regions", "", False), ("regions", ", bfloat16", True)):
+        yield row(f"{preset}{how}", megapixels, alone(photo_cost, megapixels, preset, 3, autocast=autocast)[0], "s a photo")
     for what, seconds in start_seconds().items(): yield row(what, "", seconds, "s")
     for size in sizes:
         seconds, gigabytes = alone(photo_cost, size)
@@ -198,15 +201,16 @@ def figures(
     "What the rows say: each figure, the ratio of it to another of the same run, and what we want it to be."
     value = {(r["what"], r["unit"]): float(r["value"]) for r in rows if r["what"] != "one photo"}
     photos = {unit: {float(r["size"]): float(r["value"]) for r in rows if r["what"] == "one photo" and r["unit"] == unit} for unit in ("s", "GB")}
-    plain, kept, fitted = (value[how, "s an update"] for how in ("plain", "plain, memory kept", "fit"))
+    plain, kept, fitted, half = (value[how, "s an update"] for how in ("plain", "plain, memory kept", "fit", "fit, bfloat16"))
     product, *convolutions = (v for (_, unit), v in value.items() if unit == "GFLOP/s")
     bound, torch_import = value["arithmetic", "GFLOP an update"] / max(product, *convolutions), value["import torch", "s"]
     lines = [("an update, plain loop", f"{plain:.2f} s", "1", ""), ("with memory kept", f"{kept:.2f} s", f"{plain / kept:.1f} times as fast", ""),
              ("the fit", f"{fitted:.2f} s", f"{plain / fitted:.1f} times as fast", "3 times"),
-             ("its arithmetic at the best rate that anything below reaches", f"{bound:.2f} s", f"{plain / bound:.1f} times as fast", ""),
+             ("the fit with autocast=True (bfloat16)", f"{half:.2f} s", f"{plain / half:.1f} times as fast", "3 times"),
+             ("its arithmetic at the best rate that anything below reaches in 32 bits", f"{bound:.2f} s", f"{plain / bound:.1f} times as fast", ""),
              ("convolutions", f"{min(convolutions):.0f} to {max(convolutions):.0f} GFLOP/s", f"{min(convolutions) / product:.0%} to {max(convolutions) / product:.0%} of that product", "60%")]
-    lines += [(f"a photo, preset {name}", f"{(s := value[name, 's a photo']):.2f} s", f"{1000 * plain / s:,.0f} times as fast as 1000 plain updates", "2 s, 500 times" * (name == "fast"))
-              for name in ("fast", "regions")]
+    lines += [(f"a photo, preset {name}", f"{s:.2f} s", f"{1000 * plain / s:,.0f} times as fast as 1000 plain updates", "2 s, 500 times" * (name == "fast"))
+              for (name, unit), s in value.items() if unit == "s a photo"]
     lines += [(what, f"{(s := value[what, 's']):.3f} s", f"{s / torch_import:.3f} of import torch", wanted)
               for what, wanted in (("import dynaseg", "0.3 s"), ("from dynaseg import segment", ""), ("dynaseg demo", "10 s"))]
     lines += [(f"a photo of {size:g} megapixels", f"{s:.1f} s, {photos['GB'][size]:.2f} GB", f"{s / size:.2f} s a megapixel", "2 GB" * (size == 12)) for size, s in photos["s"].items()]

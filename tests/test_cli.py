@@ -142,8 +142,8 @@ def test_every_option_reaches_the_library(cli, monkeypatch):
     wanted = dict(preset="paper", variant="scf", mu=40.5, min_labels=3, on="features", features="resnet18-stem", weights="some file.pth", M=2, p=6, q=7,
                   padding="replicate", T=3, lr=0.2, momentum=0.5, weight_decay=0.01, tol=0.1, max_pixels=300, superpixels=70.5, merging=0.7, seed=9, device="cpu")
     args = [part for name, value in wanted.items() for part in (f"--{name.replace('_', '-')}", value)]
-    assert cli("segment", "photo.png", *args, "--no-progress", "--no-freeze", "--standardised")[0] == 1
-    assert seen == wanted | dict(progress=False, freeze=False, standardised=True)
+    assert cli("segment", "photo.png", *args, "--no-progress", "--no-freeze", "--standardised", "--autocast")[0] == 1
+    assert seen == wanted | dict(progress=False, freeze=False, standardised=True, autocast=True)
     assert set(seen) == set(inspect.signature(segment).parameters) - {"image", "callback"}
 
 

@@ -507,6 +507,7 @@ def test_the_silhouette_phase_on_features(photo, quick):
     (dict(max_pixels=1e6), ["max_pixels=1000000.0", "whole number"]),
     (dict(superpixels=-1), ["superpixels=-1", "at least 0"]),
     (dict(standardised="yes"), ["standardised='yes'", "True"]),
+    (dict(autocast=1), ["autocast=1", "True or False"]),
     (dict(padding="reflect"), ["padding='reflect'", "zeros"]),
     (dict(on="colours"), ["on='colours'", "'image'", "'features'"]),
     (dict(features="vgg"), ["features='vgg'", "'cnn'"]),
@@ -686,11 +687,17 @@ def test_parameters_are_the_keywords_of_segment():
 
 def test_every_setting_is_passed_on(photo):
     settings = dict(preset="paper", variant="scf", mu=40.0, min_labels=3, on="features", features="cnn", weights=None, freeze=False, M=2, p=6, q=7,
-                    standardised=True, padding="replicate", T=3, lr=0.2, momentum=0.5, weight_decay=0.01, tol=0.1, max_pixels=300, superpixels=50.0, merging=0.5, seed=9, device="cpu")
+                    standardised=True, padding="replicate", T=3, lr=0.2, momentum=0.5, weight_decay=0.01, tol=0.1, max_pixels=300, superpixels=50.0, merging=0.5, seed=9, device="cpu", autocast=True)
     assert set(settings) == set(inspect.signature(segment).parameters) - {"image", "progress", "callback"}
     model = DynaSeg(progress=False, callback=None, **settings).fit(photo)
     assert {name: model.segmentation_.settings[name] for name in settings} == settings
     np.testing.assert_array_equal(model.labels_, segment(photo, progress=False, **settings).labels)
+
+
+def test_a_device_without_bfloat16_is_named(monkeypatch):
+    def refuse(*args, enabled): raise RuntimeError("no bfloat16 here") if enabled else AssertionError
+    monkeypatch.setattr(torch, "autocast", refuse)
+    with pytest.raises(InputError, match="autocast=True cannot be used with device='cpu'.*no bfloat16 here.*Leave it out"): check_settings(device="cpu", autocast=True)
 
 
 def test_scikit_learns_manners(photo, quick):

@@ -65,6 +65,23 @@ def test_gradients_are_those_of_autograd_in_64_bits(x):
         close(grads, exact, share)
 
 
+def test_bfloat16_is_close_and_weights_stay_in_32_bits(x):
+    net, exact = response_net(3), response_net(3).double()
+    half, full = list(fit(net, x, fsf(), T=3, autocast=True)), list(fit(response_net(3), x, fsf(), T=3))
+    assert {w.dtype for w in net.parameters()} == {half[-1].response.dtype} == {torch.float32}
+    assert not half[0].response.equal(full[0].response)  # it is in use
+    assert (half[0].labels == full[0].labels).float().mean() > 0.9
+    assert all(a.loss == pytest.approx(b.loss, rel=0.02) for a, b in zip(half, full))
+    [(_, loss)] = plain_loop(exact, x.double(), fsf(), T=0)
+    assert half[0].loss == pytest.approx(loss, rel=0.01)
+
+
+def test_autocast_around_a_program_changes_nothing(x):
+    "Only the setting does."
+    with torch.autocast("cpu", torch.bfloat16): inside = next(fit(response_net(3), x, fsf()))
+    assert inside.response.equal(next(fit(response_net(3), x, fsf())).response)
+
+
 def test_other_devices_agree(x):
     if not DEVICES: pytest.skip("no second device here")
     loss, grads = first_gradients(response_net(3), x, fsf())
@@ -95,8 +112,8 @@ def test_fits_in_threads_do_not_touch_each_other(x):
     assert not alone[0].equal(alone[1])  # the seeds do differ
 
 
-VALUES = {"plain": "s an update", "plain, memory kept": "s an update", "fit": "s an update", "arithmetic": "GFLOP an update", "matrix product": "GFLOP/s",
-          "convolution": "GFLOP/s", "fast": "s a photo", "regions": "s a photo", "import torch": "s", "import dynaseg": "s", "from dynaseg import segment": "s",
+VALUES = {"plain": "s an update", "plain, memory kept": "s an update", "fit": "s an update", "fit, bfloat16": "s an update", "arithmetic": "GFLOP an update", "matrix product": "GFLOP/s",
+          "convolution": "GFLOP/s", "fast": "s a photo", "fast, bfloat16": "s a photo", "regions": "s a photo", "import torch": "s", "import dynaseg": "s", "from dynaseg import segment": "s",
           "dynaseg demo": "s"}
 
 
@@ -110,9 +127,10 @@ def rows():
 def test_figures_are_ratios_of_the_same_run(rows):
     lines = {line.split(" | ")[0].removeprefix("| "): line for line in figures(rows).splitlines()[2:]}
     assert "| 0.5 times as fast |" in lines["the fit"]  # 2 s / 4 s
-    assert "| 0.71 s | 2.8 times as fast |" in lines["its arithmetic at the best rate that anything below reaches"]  # 5 GFLOP at 7 GFLOP/s
-    assert "| 250 times as fast" in lines["a photo, preset fast"]  # 1000 x 2 s / 8 s
-    assert "| 117% to 117% " in lines["convolutions"] and "| 6.0 s, 1.50 GB | 0.50 s a megapixel |" in lines["a photo of 12 megapixels"]
+    assert "| 0.4 times as fast |" in lines["the fit with autocast=True (bfloat16)"]  # 2 s / 5 s
+    assert "| 0.75 s | 2.7 times as fast |" in lines["its arithmetic at the best rate that anything below reaches in 32 bits"]  # 6 GFLOP at 8 GFLOP/s
+    assert "| 222 times as fast" in lines["a photo, preset fast"] and "| 200 times as fast" in lines["a photo, preset fast, bfloat16"]  # 1000 x 2 s / 9 s, / 10 s
+    assert "| 114% to 114% " in lines["convolutions"] and "| 6.0 s, 1.50 GB | 0.50 s a megapixel |" in lines["a photo of 12 megapixels"]
 
 
 def test_the_command_writes_what_it_measured(rows, tmp_path, monkeypatch, capsys):
