@@ -46,6 +46,7 @@ def silhouette_phase(
     "Silhouette score phase: k-means for each k on a sample of pixels; `opt_nC` is the k of the best mean silhouette."
     from sklearn.cluster import KMeans
     from sklearn.metrics import pairwise_distances
+    from threadpoolctl import threadpool_limits
     if not 2 <= k_min <= k_max: raise InputError(f"k_min={k_min!r}, k_max={k_max!r}; expected 2 <= k_min <= k_max.")
     if n_samples <= k_max: raise InputError(f"n_samples={n_samples!r}; expected more than k_max={k_max}.")
     points = _sample(np.asarray(pixels), n_samples, seed)
@@ -54,7 +55,7 @@ def silhouette_phase(
     if not len(ks): return SilhouettePhase(ks, np.empty(0), distinct)
     D = pairwise_distances(points)
     groups = (KMeans(k, n_init=1, random_state=seed).fit_predict(points) for k in ks)
-    scores = np.array([mean_silhouette(D, g) for g in groups])
+    with threadpool_limits(1, "openmp"): scores = np.array([mean_silhouette(D, g) for g in groups]) # a thousand points: threads would mostly wait
     return SilhouettePhase(ks, scores, int(ks[scores.argmax()]))
 
 # %% ../nbs/04_silhouette.ipynb #fdb8d4f5

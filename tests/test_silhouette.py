@@ -1,10 +1,13 @@
 """The silhouette phase against scikit-learn's score and planted colours."""
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from sklearn.metrics import pairwise_distances, silhouette_samples, silhouette_score
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from dynaseg.images import InputError
 from dynaseg.silhouette import SilhouettePhase, mean_silhouette, silhouette_phase
@@ -115,3 +118,18 @@ def test_distances_are_computed_once_on_a_sample_of_pixels(monkeypatch):
                                           (dict(n_samples=26), "n_samples=26.*more than k_max=26"), (dict(k_max=5, n_samples=0), "n_samples=0")])
 def test_bad_settings_are_named(wrong, words):
     with pytest.raises(InputError, match=words): silhouette_phase(RNG.random((8, 8, 3)), **wrong)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_it_takes_one_thread_and_leaves_the_program_its_own(monkeypatch, fails):
+    "A thousand points are too few to share: more threads would wait for each other."
+    def threads(): return {lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "openmp"}
+    seen = []
+    def look(D, groups):
+        seen.append(threads())
+        return 1 / (not fails)
+    monkeypatch.setattr("dynaseg.silhouette.mean_silhouette", look)
+    with threadpool_limits(2, "openmp"):
+        with pytest.raises(ZeroDivisionError) if fails else nullcontext(): silhouette_phase(noisy(4))
+        assert threads() == {2}
+    assert seen[0] == seen[-1] == {1}
