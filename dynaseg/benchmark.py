@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'SEEDLESS', 'SIZE', 'VARIANTS', 'COLUMNS', 'kmeans', 'slic_merged', 'felzenszwalb', 'protocol_of',
-           'measures_of', 'scored', 'rows_of', 'read_rows', 'score', 'evaluate', 'table', 'compare', 'report']
+           'measures_of', 'scored', 'rows_of', 'read_rows', 'by_method', 'score', 'evaluate', 'table', 'compare',
+           'report']
 
 # %% ../nbs/11_benchmark.ipynb #7f544ccf
 import csv
@@ -155,7 +156,7 @@ def read_rows(
     files = {path: _read(path) for path in map(Path, paths)}
     if len(kinds := dict.fromkeys(tuple(_measures(rows)) for rows in files.values() if rows)) > 1:
         raise InputError(f"The files hold different measures ({' and '.join(', '.join(k) for k in kinds)}); expected results of one data set.")
-    have = [key for rows in files.values() for key in _groups(rows)]
+    have = [key for rows in files.values() for key in by_method(rows)]
     twice = {key for key in have if have.count(key) > 1}
     return [row | {"method": f"{row['method']} ({path.stem})"} if (row["method"], row["settings"] or "") in twice else row
             for path, rows in files.items() for row in rows]
@@ -181,11 +182,17 @@ def _measures(rows):
     "Names of the measures, in order."
     return [name.removesuffix("_sum") for name in rows[0] if name.endswith("_sum")] if rows else []
 
-def _groups(rows):
-    "Rows by method and settings, in order of appearance."
+def by_method(
+    rows: list[dict], # from `read_rows`
+) -> dict[tuple[str, str], list[dict]]: # by method and settings, in order of appearance
+    "The rows of each method. Of seeds that saw fewer images than others, none: a spread over seeds that saw different ones would be the images'."
     groups = {}
     for row in rows: groups.setdefault((row["method"], row["settings"] or ""), []).append(row)
-    return groups
+    return {key: _of_whole_seeds(mine) for key, mine in groups.items()}
+
+def _of_whole_seeds(rows):
+    seen = {seed: {r["image"] for r in rows if r["seed"] == seed} for seed in {r["seed"] for r in rows}}
+    return [r for r in rows if len(seen[r["seed"]]) == max(map(len, seen.values()))]
 
 def score(
     rows: list[dict], # of one method, or of one seed of it
@@ -262,17 +269,12 @@ def evaluate(
             rows += (new := [r | {"settings": words, "fingerprint": mark}
                              for r in rows_of(record, records, protocol, name, function, seed, at if mark else ())])
             table.writerows(new); f.flush()
-            bar.set_postfix_str(f"{name} {score(_groups(rows)[name, words])[-1]:.3f}", refresh=False)
+            bar.set_postfix_str(f"{name} {score(by_method(rows)[name, words])[-1]:.3f}", refresh=False)
     rows = read_rows(file)
     if Path(out).suffix == ".parquet": _parquet()[1].write_table(_parquet()[0].Table.from_pylist(rows), out)
     return rows
 
 # %% ../nbs/11_benchmark.ipynb #72dac88f
-def _whole(rows):
-    "Those of the seeds that saw the most images: a spread over seeds that saw different ones would be the images'."
-    seen = {seed: {r["image"] for r in rows if r["seed"] == seed} for seed in {r["seed"] for r in rows}}
-    return [r for r in rows if len(seen[r["seed"]]) == max(map(len, seen.values()))]
-
 def table(
     rows: list[dict], # from `evaluate` or `read_rows`, of one data set
 ) -> str: # Markdown
@@ -280,8 +282,7 @@ def table(
     names = [*_measures(rows), *(["mean"] if _measures(rows) == list(GROUPS) else [])]
     lines = [["method", "settings", "images", "seeds", *names, "seconds", "MB", "failed"]]
     lines += [["---"] * len(lines[0])]
-    for (method, settings), mine in _groups(rows).items():
-        mine = _whole(mine)
+    for (method, settings), mine in by_method(rows).items():
         seeds = sorted({r["seed"] for r in mine})
         values = np.array([score([r for r in mine if r["seed"] == s])[: len(names)] for s in seeds])
         cells = [f"{m:.3f} ± {s:.3f}" if len(seeds) > 1 else f"{m:.3f}" for m, s in zip(values.mean(0), values.std(0, ddof=len(seeds) > 1))]
@@ -321,7 +322,7 @@ def report(
     against: str = "felzenszwalb", # the method that the others are compared with
 ) -> str: # Markdown
     "The table, and under it each method's difference from `against` with its interval, where both saw the same images. Raises `InputError`."
-    groups = _groups(rows)
+    groups = by_method(rows)
     base = next((key for key in groups if key[0] == against or key[0].startswith(f"{against} (")), None)
     if base is None: raise InputError(f"against={against!r}; expected one of {', '.join(dict.fromkeys(m for m, _ in groups))}.")
     lines = [f"| difference from {base[0]} | settings | {'mean' if _measures(rows) == list(GROUPS) else _measures(rows)[0]} | 95 % interval |", "|---|---|---|---|"]

@@ -35,11 +35,11 @@ ABLATIONS = { # name of a file: (preset, what is set otherwise)
         *(f"--T {T}" for T in (1, 5, 80)),
         *(f"--max-pixels {n}" for n in (10_000, 80_000)),
         *(f"--min-labels {floor}" for floor in ("none", 3, 12)),
-        "--superpixels 0", "--on features", "--no-standardised", "--padding zeros"]),
+        "--superpixels 0", "--autocast", "--on features", "--no-standardised", "--padding zeros"]),
     "ablations-regions": ("regions", [
         "--seeds 0,1,2",
         *(f"--merging {stop}" for stop in (0.6, 0.9, 1.6, 2.4)),
-        *(f"--T {T}" for T in (1, 80)), "--variant scf", "--min-labels none"]),
+        *(f"--T {T}" for T in (1, 80)), "--autocast", "--variant scf", "--min-labels none"]),
 }
 
 
@@ -47,26 +47,25 @@ def steps():
     "Name of a file: the arguments of `dynaseg evaluate` that make it, in turn."
     from dynaseg.segmenter import PRESETS
     others = [preset for preset in PRESETS if preset not in ("fast", "paper")]
-    def all_presets(arguments, methods="felzenszwalb,ours", more=""):
-        return [f"{arguments}{more} --methods {methods}", *(f"{arguments} --methods ours --preset {preset}" for preset in others)]
-    def peers(arguments): return all_presets(arguments, "kmeans,slic,felzenszwalb,ours", " --seeds 0,1,2") + [f"{arguments} --methods dfc,fsf,scf"]
+    def all_presets(arguments, methods): return [f"{arguments} --methods {methods}", *(f"{arguments} --methods ours --preset {preset}" for preset in others)]
+    def peers(arguments): return [*all_presets(f"{arguments} --seeds 0,1,2", "kmeans,slic,felzenszwalb,ours"), f"{arguments} --seeds 0,1,2 --methods dfc,fsf,scf"]
     taken_apart = "bsd500 --split train --subset 20 --methods ours"
     return {
         "bsd500-val": peers("bsd500 --split val"),
         "voc2012-val": peers("voc2012 --split val"),
         "voc2012-hungarian": ["voc2012 --split val --protocol 'per-image Hungarian' --methods felzenszwalb,ours"],
-        "bsd500-train": all_presets("bsd500 --split train"),
+        "bsd500-train": [line for arguments in ("", " --T 1") for line in all_presets(f"bsd500 --split train{arguments}", "felzenszwalb,ours")],
         **{name: [f"{taken_apart}{f' --preset {preset}' * (preset != 'fast')} {more}" for more in lines] for name, (preset, lines) in ABLATIONS.items()},
         "on-the-way": ["bsd500 --split train --subset 10 --methods dfc,fsf,scf --T 160 --tol 0 --at 1,2,5,10,20,40,80,160"],
         "presets": [f"bsd500 --split val --images {TWENTY} --methods ours --seeds {seeds}{more}"
                     for seeds, more in (("0,1,2", ""), ("0,1,2", " --variant scf"), ("0", " --preset regions"))],
-        "paper": [f"bsd500 --split val --images {PHOTOS} --preset paper --methods fsf,scf --T 40 --at 20,40"],
+        "paper": [f"bsd500 --split val --images {PHOTOS} --preset paper --methods fsf,scf --T 100 --at 5,10,20,40,100"],
     }
 
 
 GRIDS = { # name of a file: (method of the benchmark, two constants tried together, the third: what it is meanwhile, and what is tried after)
     "felzenszwalb-train": ("felzenszwalb", dict(scale=(150, 200, 250, 300, 400), sigma=(0.4, 0.5, 0.6, 0.7, 0.8)), ("min_size", 20, (1, 5, 10, 40, 80))),
-    "slic-train": ("slic", dict(n_segments=(200, 400, 800), threshold=(15, 25, 35, 50)), ("compactness", 10, (3, 30))),
+    "slic-train": ("slic", dict(n_segments=(200, 400, 800, 1600), threshold=(5, 10, 15, 25)), ("compactness", 10, (3, 30))),
 }
 
 
