@@ -381,7 +381,7 @@ def _merged(response, image, stop, floor):
     "Labels (H, W) of the segments that fine patches merge to, by border, colour and response map (q, h, w)."
     colours = perceived(shrunk(image))
     patches = basins(colours)
-    soft = torch.nn.functional.interpolate(response.softmax(0)[None], patches.shape, mode="bilinear")[0].permute(1, 2, 0).cpu().numpy()
+    soft = response.softmax(0).permute(1, 2, 0).cpu().numpy()
     labels = cut(*merge_order(region_graph(patches, colours, soft)), stop, floor)[patches]
     rows, columns = (np.arange(N) * n // N for n, N in zip(labels.shape, image.shape))
     return labels[np.ix_(rows, columns)]

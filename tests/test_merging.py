@@ -33,8 +33,8 @@ def test_the_graph_counts_every_pair_of_neighbours(patches, seed):
         for dy, dx, *steps in ((0, 1, across, across2), (1, 0, down, down2)):
             if y + dy == patches.shape[0] or x + dx == patches.shape[1]: continue
             b = patches[y + dy, x + dx]
-            line = inner[a] if a == b else border.setdefault((min(a, b), max(a, b)), np.zeros(3))
-            line += (1, *(g[y, x] for g in steps))
+            line = inner[a] if a == b else border.setdefault((min(a, b), max(a, b)), np.zeros(4))
+            line[:] += (1, *(g[y, x] for g in steps), 1)[:len(line)]  # without a network, texture is 1
     assert {tuple(e): tuple(np.round(l, 4)) for e, l in zip(graph.edges.tolist(), graph.border)} == {e: tuple(np.round(l, 4)) for e, l in border.items()}
     np.testing.assert_allclose(graph.inner, inner, atol=1e-4)
     np.testing.assert_allclose(graph.features, [colours[patches == a].mean(0) for a in range(patches.max() + 1)], atol=1e-5)
