@@ -5,11 +5,12 @@ import skimage.data
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.ndimage import gaussian_filter
 from skimage.measure import label
 
 from dynaseg import segment
 from dynaseg.images import load_image
-from dynaseg.merging import SCALES, _Regions, basins, cut, means, merge_order, neighbour_steps, perceived, region_graph, shrunk, slope
+from dynaseg.merging import SCALES, _Regions, basins, cut, means, merge_order, neighbour_steps, perceived, region_graph, shrunk, slope, texture
 from dynaseg.segmenter import regions
 
 
@@ -65,6 +66,39 @@ def test_features_hold_colours_and_the_distribution_of_labels():
     patches, colours = np.array([[0, 0, 1]]), np.zeros((1, 3, 3), np.float32)
     soft = np.float32([[[1, 0], [0, 1], [0, 1]]])
     np.testing.assert_allclose(region_graph(patches, colours, soft).features[:, 3:], [[0.5**0.5 / 2] * 2, [0, 0.5]], atol=1e-6)
+
+
+@pytest.mark.parametrize("h, w, q", [(1, 1, 1), (1, 9, 2), (9, 2, 3), (14, 11, 5)])
+def test_texture_by_its_definition(h, w, q):
+    "Windows of labels left and right of each pixel, above and below it; at the border of the picture the last ones there are."
+    soft = np.random.default_rng(0).dirichlet(np.ones(q), (h, w)).astype(np.float32)
+    found, window = texture(soft, sigma=1.5, reach=2), np.stack([gaussian_filter(soft[..., i], 1.5, mode="nearest") for i in range(q)], -1)
+    def hellinger(one, other): return np.sqrt(sum((np.sqrt(a) - np.sqrt(b)) ** 2 for a, b in zip(one, other)))
+    for (y, x), value in np.ndenumerate(found):
+        across = hellinger(window[y, max(x - 2, 0)], window[y, min(x + 2, w - 1)])
+        down = hellinger(window[max(y - 2, 0), x], window[min(y + 2, h - 1), x])
+        assert value == pytest.approx((across**2 + down**2) ** 0.5, abs=1e-4) and 0 <= value <= 2
+
+
+def test_borders_hold_the_texture_along_them():
+    "Of a softmax of half the size; both pixels of a pair have a share."
+    patches = np.repeat([[0, 1]], 20, 0).repeat(20, 1)
+    soft = np.eye(2, dtype=np.float32)[(np.arange(20) >= 10).astype(int)][None].repeat(10, 0)
+    graph = region_graph(patches, np.zeros((20, 40, 3), np.float32), soft)
+    along = texture(soft)[0, 9:11]  # the border lies between them, and they are alike
+    assert graph.border[0, 0] == 20 and graph.border[0, 3] / 20 == pytest.approx(along.mean() + 0.01, rel=1e-3) and along[0] == pytest.approx(along[1], rel=1e-4)
+
+
+def test_a_border_between_two_mixtures_outlives_others():
+    "Two labels everywhere, and no step of colour that would tell: only how they are mixed changes, at one of three borders."
+    rng = np.random.default_rng(0)
+    patches = np.repeat([[0, 1, 2, 3]], 40, 0).repeat(40, 1)
+    colours = rng.normal(0, 0.1, (40, 160, 3)).astype(np.float32)
+    soft = np.eye(2, dtype=np.float32)[(rng.random((40, 160)) < np.where(np.arange(160) < 80, 0.2, 0.7)).astype(int)]
+    for network, alone in ((soft, True), (soft[:, ::-1].copy(), True), (np.ones((40, 160, 1), np.float32), False)):
+        graph = region_graph(patches, colours, network)
+        cost = _Regions(graph).cost(*graph.edges.T, graph.border)
+        assert (cost.argmax() == 1 and cost[1] > 1.2 * np.delete(cost, 1).max()) == alone
 
 
 def slowly(graph):
