@@ -162,6 +162,12 @@ def test_definitions_have_signature_parameters_and_source(pages):
     for words in ("min_labels", "preset", "/blob/main/dynaseg/segmenter.py#L", "<details", "Source"): assert words in part, words
 
 
+def test_no_link_stands_in_code_as_text(pages):
+    "nbdev links the names in the comments of a signature, and code is shown as it is."
+    assert [rel for rel, page in pages.items() if re.search(r"\]\([^)\s]+\.html", page.text)] == []
+    assert tool("pages").plain_code("[`a`](b.html)\n```python\nx: int, # [`a`](b.html) or `c`\n```\n[`a`](b.html)") == "[`a`](b.html)\n```python\nx: int, # `a` or `c`\n```\n[`a`](b.html)"
+
+
 def test_every_public_name_is_listed(pages):
     from dynaseg._modidx import d
     listed = {link.removeprefix("./") for _, link in pages["reference.html"].links}

@@ -126,9 +126,14 @@ class Relink(Processor):
         if cell.cell_type == "markdown": cell.source = self.relative(cell.source)
         for output in cell.get("outputs", []):
             data = output.get("data", {})
-            if "text/markdown" in data: data["text/markdown"] = self.relative("".join(data["text/markdown"]))
+            if "text/markdown" in data: data["text/markdown"] = self.relative(plain_code("".join(data["text/markdown"])))
 
     def relative(self, text): return text.replace(f"]({self.site}", f"]({self.up or './'}")
+
+
+def plain_code(text):
+    "The Markdown without links in its blocks of code (nbdev links names in the comments of a signature), where they would be read as text."
+    return re.sub(r"(?ms)^```.*?^```", lambda block: re.sub(r"\[(`[^`\n]+`)\]\([^)\s]*\)", r"\1", block[0]), text)
 
 
 class Pages(FilterDefaults):
