@@ -42,9 +42,9 @@ def kmeans(
 def slic_merged(
     image: np.ndarray, # (H, W, C) float32 in [0, 1]
     seed: int = 0, # has no effect
-    n_segments: int = 400, # superpixels, about
+    n_segments: int = 3200, # superpixels, about
     threshold: float = 15, # neighbours merge whose mean colours (0 to 255 a band) are less than this apart
-    compactness: float = 10, # of the superpixels
+    compactness: float = 30, # of the superpixels
 ) -> np.ndarray: # (H, W) int64
     "SLIC superpixels, merged by their mean colours, with scikit-image's `slic` and `cut_threshold`."
     from skimage.graph import cut_threshold, rag_mean_color

@@ -65,7 +65,7 @@ def steps():
 
 GRIDS = { # name of a file: (method of the benchmark, two constants tried together, the third: what it is meanwhile, and what is tried after)
     "felzenszwalb-train": ("felzenszwalb", dict(scale=(150, 200, 250, 300, 400), sigma=(0.4, 0.5, 0.6, 0.7, 0.8)), ("min_size", 20, (1, 5, 10, 40, 80))),
-    "slic-train": ("slic", dict(n_segments=(400, 800, 1600, 3200), threshold=(10, 15, 25)), ("compactness", 10, (3, 30, 100))),
+    "slic-train": ("slic", dict(n_segments=(400, 800, 1600, 3200), threshold=(10, 15, 25)), ("compactness", 10, (3, 30))),
 }
 
 
