@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def update_seconds(
 ) -> float: # the median
     "Seconds from one reading of the network to the next."
     x, net = to_tensor(load_image(photo(megapixels))), response_net(3, **sizes)
-    steps = iter(fit(net, x, fsf(), T=updates + 1, autocast=how != "fit") if how.startswith("fit") else plain_loop(net, x, fsf(), updates + 1))
+    steps = iter(fit(net, x, fsf(), T=updates + 1, autocast=how.endswith("bfloat16")) if how.startswith("fit") else plain_loop(net, x, fsf(), updates + 1))
     def run(): next(steps); return seconds_of(partial(next, steps), updates)
     if how == "plain": return run()
     with kept_memory(): return run()
@@ -187,8 +188,8 @@ def measure(
     for how in ("plain", "plain, memory kept", "fit", "fit, bfloat16"): yield row(how, megapixels, alone(update_seconds, how, megapixels, **net), "s an update")
     yield row("arithmetic", megapixels, flops(response_net(3, **net), to_tensor(load_image(photo(megapixels)))) / 1e9, "GFLOP an update")
     for what, rate in alone(throughputs, megapixels, net.get("p", 100)).items(): yield row(what, megapixels, rate, "GFLOP/s")
-    for preset, how, autocast in (("fast", "", False), ("fast", ", bfloat16", True), ("regions", "", False), ("regions", ", bfloat16", True)):
-        yield row(f"{preset}{how}", megapixels, alone(photo_cost, megapixels, preset, 3, autocast=autocast)[0], "s a photo")
+    for preset, autocast in product(("fast", "regions"), (False, True)):
+        yield row(preset + ", bfloat16" * autocast, megapixels, alone(photo_cost, megapixels, preset, 3, autocast=autocast)[0], "s a photo")
     for what, seconds in start_seconds().items(): yield row(what, "", seconds, "s")
     for size in sizes:
         seconds, gigabytes = alone(photo_cost, size)
@@ -202,13 +203,13 @@ def figures(
     value = {(r["what"], r["unit"]): float(r["value"]) for r in rows if r["what"] != "one photo"}
     photos = {unit: {float(r["size"]): float(r["value"]) for r in rows if r["what"] == "one photo" and r["unit"] == unit} for unit in ("s", "GB")}
     plain, kept, fitted, half = (value[how, "s an update"] for how in ("plain", "plain, memory kept", "fit", "fit, bfloat16"))
-    product, *convolutions = (v for (_, unit), v in value.items() if unit == "GFLOP/s")
-    bound, torch_import = value["arithmetic", "GFLOP an update"] / max(product, *convolutions), value["import torch", "s"]
+    matrices, *convolutions = (v for (_, unit), v in value.items() if unit == "GFLOP/s")
+    bound, torch_import = value["arithmetic", "GFLOP an update"] / max(matrices, *convolutions), value["import torch", "s"]
     lines = [("an update, plain loop", f"{plain:.2f} s", "1", ""), ("with memory kept", f"{kept:.2f} s", f"{plain / kept:.1f} times as fast", ""),
              ("the fit", f"{fitted:.2f} s", f"{plain / fitted:.1f} times as fast", "3 times"),
              ("the fit with autocast=True (bfloat16)", f"{half:.2f} s", f"{plain / half:.1f} times as fast", "3 times"),
              ("its arithmetic at the best rate that anything below reaches in 32 bits", f"{bound:.2f} s", f"{plain / bound:.1f} times as fast", ""),
-             ("convolutions", f"{min(convolutions):.0f} to {max(convolutions):.0f} GFLOP/s", f"{min(convolutions) / product:.0%} to {max(convolutions) / product:.0%} of that product", "60%")]
+             ("convolutions", f"{min(convolutions):.0f} to {max(convolutions):.0f} GFLOP/s", f"{min(convolutions) / matrices:.0%} to {max(convolutions) / matrices:.0%} of that product", "60%")]
     lines += [(f"a photo, preset {name}", f"{s:.2f} s", f"{1000 * plain / s:,.0f} times as fast as 1000 plain updates", "2 s, 500 times" * (name == "fast"))
               for (name, unit), s in value.items() if unit == "s a photo"]
     lines += [(what, f"{(s := value[what, 's']):.3f} s", f"{s / torch_import:.3f} of import torch", wanted)
