@@ -24,7 +24,7 @@ RESULTS = ROOT / "nbs" / "results"
 LOG = ("file", "command", "seconds", "machine", "threads", "torch")
 
 TWENTY = "3096,105025,109053,134035,148089,163085,175043,19021,208001,223061,241048,285079,299086,306005,38082,42049,58060,69020,86000,97033"  # every 5th of the val split
-PHOTOS = "3096,105025"  # two of them: a thousand updates take an hour each on one core
+PHOTOS = "3096,105025,109053,134035,148089"  # the first five of them: a thousand updates take an hour each on one core
 ABLATIONS = { # name of a file: (preset, what is set otherwise)
     "ablations": ("fast", [
         "--seeds 0,1,2,3,4", # as it comes; so its own values are not run again below
