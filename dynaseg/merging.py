@@ -90,7 +90,7 @@ def texture(
     sigma: float = 5, # of the windows in which labels are counted, pixels
     reach: int = 4, # how far the middle of a window is from the pixel, pixels
 ) -> np.ndarray: # (h, w), from 0 to 2
-    "How much the mixture of labels changes at each pixel, from left to right and from top to bottom."
+    "How much the mixture of labels changes at each pixel, across and down: Hellinger distances of histograms (after Martin, Fowlkes, Malik 2004)."
     from skimage.filters import gaussian
     window = np.sqrt(gaussian(soft, sigma, channel_axis=-1))
     def change(axis):
@@ -125,9 +125,10 @@ def region_graph(
 ) -> RegionGraph:
     "The patches as a graph."
     n = patches.max() + 1
-    pairs = [[patches[:, :-1], patches[:-1]], [patches[:, 1:], patches[1:]]]
-    a, b = np.sort([np.concatenate([part.ravel() for part in side]) for side in pairs], 0)
-    steps = [np.concatenate([part.ravel() for part in neighbour_steps(colours, sigma)]) for sigma in SCALES]
+    flat = lambda parts: np.concatenate([part.ravel() for part in parts])
+    sides = lambda values: [flat((values[:, :-1], values[:-1])), flat((values[:, 1:], values[1:]))] # of each pair of neighbours, one and the other
+    a, b = np.sort(sides(patches), 0)
+    steps = [flat(neighbour_steps(colours, sigma)) for sigma in SCALES]
     inside = a == b
     keys, which = np.unique(a[~inside] * n + b[~inside], return_inverse=True)
     count = lambda ids, here, size, steps: np.stack([np.bincount(ids, weights, size) for weights in (None, *(g[here] for g in steps))], 1)
@@ -135,9 +136,8 @@ def region_graph(
     if soft is not None:
         features += [np.sqrt(means(patches, _resized(soft, patches.shape))) / 2]
         mixture = _resized(texture(soft)[..., None], patches.shape)[..., 0] + np.float32(0.01) # or no border could stand where labels do not change
-    changes = np.concatenate([(one + other).ravel() / 2 for one, other in ((mixture[:, :-1], mixture[:, 1:]), (mixture[:-1], mixture[1:]))])
     return RegionGraph(np.bincount(patches.ravel()).astype(float), np.concatenate(features, 1), count(a[inside], inside, n, steps),
-                       np.stack([keys // n, keys % n], 1), count(which, ~inside, len(keys), [*steps, changes]))
+                       np.stack([keys // n, keys % n], 1), count(which, ~inside, len(keys), [*steps, np.mean(sides(mixture), 0)]))
 
 # %% ../nbs/05_merging.ipynb #f686e6ed
 class _Regions:
