@@ -380,7 +380,7 @@ def test_results_mirror_the_tree_and_are_those_of_segment(photos, out, quick):
         assert Image.open(out / f"{name}.overlay.png").size == Image.open(photos / name).size
 
 
-@pytest.mark.parametrize("suffix", batch.SUFFIXES)
+@pytest.mark.parametrize("suffix", batch.LABEL_SUFFIXES)
 def test_every_kind_of_label_map(photos, out, quick, suffix):
     segment_folder(photos, out, "1.png", suffix, **quick)
     wanted, file = segment(photos / "1.png", **quick), out / f"1.png.labels{suffix}"
@@ -614,7 +614,7 @@ def test_what_a_run_did_is_a_table():
 
 def test_the_examples_of_several_machines_are_commands(repo, tmp_path):
     "With stand-ins for torchrun, srun and scontrol, a shell reads the two examples as what they should be."
-    text = "".join("".join(cell["source"]) for cell in json.loads((repo / "nbs" / "10_batch.ipynb").read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "markdown")
+    text = "".join("".join(cell["source"]) for cell in json.loads((repo / "nbs" / "14_batch.ipynb").read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "markdown")
     examples = [part.split("```")[0] for part in text.split("```sh\n")[1:]]
     for name, does in {"torchrun": 'printf "%s\\n" "$@"', "srun": '"$@"', "scontrol": "echo node1; echo node2"}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n"); (tmp_path / name).chmod(0o755)

@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from dynaseg import segmenter
-from dynaseg.benchmark import METHODS, SEEDLESS, VARIANTS, compare, evaluate, protocol_of, read_rows, report, score, table
+from dynaseg.benchmark import METHODS, SEEDLESS, VARIANTS, paired_difference, evaluate, protocol_of, read_rows, report, score, table
 from dynaseg.datasets import BSD500, Dataset, ICoseg, Photos, VOC2012
 from dynaseg.images import InputError
 
@@ -52,7 +52,7 @@ def test_every_method_gives_a_row_for_every_image_and_seed(bsd, tmp_path):
 
 def test_the_blank_row_is_the_closed_form(bsd, tmp_path):
     "A segment overlaps the blank page by its share of the area; the score is the mean of those over all segments."
-    from dynaseg.segmenter import regions
+    from dynaseg.labels import regions
     rows = evaluate(bsd, ["blank"], out=tmp_path / "r.csv", progress=False)
     shares = [n / t.size for record in bsd for t in record.ground_truths for n in np.unique(t, return_counts=True)[1]]
     assert score(rows)[0] == pytest.approx(np.mean(shares), abs=1e-5)
@@ -153,7 +153,7 @@ def test_the_interval_agrees_with_a_slow_bootstrap():
     rng = np.random.default_rng(1)
     a = made_rows(rng, 12)
     b = [r | {f"{g}_sum": r[f"{g}_sum"] + float(rng.normal(0.3, 0.4)) for g in ("all", "fine", "coarse")} for r in a]
-    difference, low, high = compare(a, b, draws=4000)
+    difference, low, high = paired_difference(a, b, draws=4000)
     names = [r["image"] for r in a]
     assert difference == pytest.approx(slow_score(b, names) - slow_score(a, names))
     draws = [slow_score(b, drawn) - slow_score(a, drawn) for drawn in rng.choice(names, (1500, 12))]
@@ -165,9 +165,9 @@ def test_a_real_difference_and_none():
     a, b = made_rows(rng, 40), made_rows(rng, 40, shift=0.2)
     b = [r | {k: v for k, v in q.items() if k.endswith("_count")} | {f"{g}_sum": r[f"{g}_sum"] / r[f"{g}_count"] * q[f"{g}_count"] for g in ("all", "fine", "coarse")}
          for q, r in zip(a, b)]
-    assert compare(a, a) == (0, 0, 0)
-    assert compare(a, b)[1] > 0
-    with pytest.raises(InputError, match="different images"): compare(a, b[1:])
+    assert paired_difference(a, a) == (0, 0, 0)
+    assert paired_difference(a, b)[1] > 0
+    with pytest.raises(InputError, match="different images"): paired_difference(a, b[1:])
 
 
 def test_seeds_are_averaged_and_spread(bsd, tmp_path):
@@ -186,7 +186,7 @@ def test_a_seed_that_saw_fewer_images_spoils_nothing(bsd, tmp_path):
     shown = lambda rows: [line.split("|")[:9] for line in table(rows).splitlines()]  # without seconds and MB
     assert len(more) == len(one) + 2 and shown(more) == shown(one)
     perfect = lambda rows: [r | {f"{g}_sum": r[f"{g}_count"] for g in ("all", "fine", "coarse")} for r in rows if r["method"] == "noisy"]
-    differences = [compare([r for r in rows if r["method"] == "blank"], perfect(rows))[0] for rows in (one, more)]
+    differences = [paired_difference([r for r in rows if r["method"] == "blank"], perfect(rows))[0] for rows in (one, more)]
     assert differences[0] == pytest.approx(differences[1])
 
 

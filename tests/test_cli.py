@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from dynaseg import segment
-from dynaseg.cli import FILES, app, demo, main, segment_command
-from dynaseg.show import overlay
+from dynaseg.cli import FILES, app, demo_command, main, segment_command
+from dynaseg.labels import overlay
 
 SMALL = ["--M", "1", "--p", "6", "--q", "6", "--T", "2", "--device", "cpu"]
 posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import savemat
 
-from dynaseg.datasets import BSD500, COARSE, SUFFIXES, VOC2012, COCOStuff27, Dataset, ICoseg, Photos, Record, _natural
+from dynaseg.datasets import BSD500, COARSE, IMAGE_SUFFIXES, VOC2012, COCOStuff27, Dataset, ICoseg, Photos, Record, _natural
 from dynaseg.images import InputError
 
 rng = np.random.default_rng(0)
@@ -171,7 +171,7 @@ def test_natural_order_of_numbers(numbers):
 
 def test_suffixes_are_lower_case_and_pillow_knows_them():
     known = Image.registered_extensions()
-    assert all(s == s.lower() and s in known for s in SUFFIXES)
+    assert all(s == s.lower() and s in known for s in IMAGE_SUFFIXES)
 
 
 # --- BSD500

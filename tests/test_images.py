@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from dynaseg.images import InputError, labels_at, load_image, standardise, to_tensor, working_size
+from dynaseg.images import InputError, load_image, standardise, to_tensor, working_size
+from dynaseg.network import labels_at
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)

@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dynaseg.features import response_net
+from dynaseg.pretrained import response_net
 from dynaseg.images import InputError, load_image, standardise, to_tensor
 from dynaseg.loss import loss_gradient
 from dynaseg.many import REASONS, _watch_many, batches, fit_many, many_net, segment_many
-from dynaseg.segmenter import check_settings, fit, prepare, segment, settled
+from dynaseg.fit import fit, settled
+from dynaseg.segmenter import check_settings, prepare, segment
 from dynaseg.weighting import fsf, scf
 
 

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import nn
 
-from dynaseg.features import ResponseNet, cnn, response_net
+from dynaseg.network import ResponseNet, cnn
+from dynaseg.pretrained import response_net
 from dynaseg.images import InputError
 from dynaseg.loss import continuity, similarity
-from dynaseg.segmenter import fit
+from dynaseg.fit import fit
 from dynaseg.weighting import DEFAULT_MU, fixed, fsf, scf, weighting
 
 

@@ -26,9 +26,12 @@ from sklearn.utils.validation import check_is_fitted
 
 import dynaseg
 from dynaseg import DynaSeg, Segmentation, segment
-from dynaseg.features import response_net
+from dynaseg.pretrained import response_net
 from dynaseg.images import InputError, load_image, to_tensor
-from dynaseg.segmenter import MU, PRESETS, Step, by_area, check_settings, fit, regions, settled, superpixels, vote, writing
+from dynaseg.fit import Step, fit, settled
+from dynaseg.labels import by_area, regions, writing
+from dynaseg.outlines import superpixels, vote
+from dynaseg.segmenter import MU, PRESETS, check_settings
 from dynaseg.weighting import fsf, scf
 
 HISTORY = ["n_labels", "weight", "sim", "con", "loss", "seconds"]

@@ -7,9 +7,9 @@ import pytest
 import torch
 from sklearn.datasets import load_sample_image
 
-from dynaseg.features import response_net
+from dynaseg.pretrained import response_net
 from dynaseg.images import load_image, to_tensor
-from dynaseg.segmenter import fit
+from dynaseg.fit import fit
 from dynaseg.speed import figures, main, plain_loop
 from dynaseg.weighting import fsf, scf
 

@@ -149,14 +149,14 @@ def test_an_upload_that_is_no_picture(panel, content, photo):
 
 
 def test_uploads_of_one_name_do_not_hide_each_other(panel):
-    for side in (40, 50): panel.photo.add(file("a.png", w.png(np.zeros((side, side, 3), np.uint8))))
+    for side in (40, 50): panel.photo.add(file("a.png", w.to_png(np.zeros((side, side, 3), np.uint8))))
     assert panel.photo.image.shape == (50, 50, 3) and "50 × 50" in panel.left.children[1].value
     panel.photo.choice.value = min(name for name in panel.photo.choice.options if name.endswith("a.png"))
     assert panel.photo.image.shape == (40, 40, 3)
 
 
 def test_a_name_that_is_a_path_stays_in_its_folder(tmp_path, panel):
-    panel.photo.add(file(f"{tmp_path}/../escape.png", w.png(np.zeros((4, 4, 3), np.uint8))))
+    panel.photo.add(file(f"{tmp_path}/../escape.png", w.to_png(np.zeros((4, 4, 3), np.uint8))))
     assert not list(tmp_path.parent.glob("escape.png")) and panel.photo.image.shape == (4, 4, 3)
 
 

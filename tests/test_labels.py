@@ -13,7 +13,9 @@ from PIL import Image
 
 from dynaseg import segment
 from dynaseg.images import InputError, load_image
-from dynaseg.show import Recorder, as_rgb, frame_slider, label_colours, label_picture, overlay, plot, plot_history
+from dynaseg.fit import Recorder
+from dynaseg.labels import as_rgb, frame_slider, label_colours, label_picture, overlay
+from dynaseg.segmenter import plot, plot_history
 
 HALVES = np.array([[0, 0, 0, 1, 1, 1]] * 4)
 

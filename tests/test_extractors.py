@@ -20,10 +20,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dynaseg.benchmark import read_rows
-from dynaseg.features import (NAMED, STAGES, AtScales, FeatureMap, Frozen, channels_of, check_features, cnn, imagenet_colours,
-                              levels_of, resnet18, resnet18_fpn, resnet18_stem, response_net, timm_backbone)
+from dynaseg.extractors import AtScales, FeatureMap, Frozen, channels_of, levels_of
+from dynaseg.network import cnn
+from dynaseg.pretrained import NAMED, STAGES, check_features, imagenet_colours, resnet18, resnet18_fpn, resnet18_stem, response_net, timm_backbone
 from dynaseg.images import InputError
-from dynaseg.segmenter import DynaSeg, fit, segment
+from dynaseg.fit import fit
+from dynaseg.segmenter import DynaSeg, segment
 from dynaseg.silhouette import silhouette_phase
 from dynaseg.weighting import fsf
 

@@ -10,8 +10,8 @@ from skimage.measure import label
 
 from dynaseg import segment
 from dynaseg.images import load_image
-from dynaseg.merging import SCALES, _Regions, basins, cut, means, merge_order, neighbour_steps, perceived, region_graph, shrunk, slope, texture
-from dynaseg.segmenter import regions
+from dynaseg.outlines import SCALES, _Regions, basins, cut, means, merge_order, neighbour_steps, perceived, region_graph, shrunk, slope, texture
+from dynaseg.labels import regions
 
 
 @pytest.fixture(scope="module")
