@@ -85,9 +85,9 @@ TINY = sys.float_info.min # the least number above 0
 
 # %% ../nbs/11_segmenter.ipynb #36c936ab
 PRESETS = {
-    "clusters": dict(level=None, vote=1.2, M=2, p=32, q=32, standardised=True, padding="replicate", T=20, lr=0.1, momentum=0.9,
+    "clusters": dict(level=None, cluster_level=1.2, M=2, p=32, q=32, standardised=True, padding="replicate", T=20, lr=0.1, momentum=0.9,
                      weight_decay=0.0, tol=0.002, max_pixels=40_000),
-    "paper": dict(level=None, vote=0.0, M=3, p=100, q=100, standardised=False, padding="zeros", T=1000, lr=0.1, momentum=0.9,
+    "paper": dict(level=None, cluster_level=0.0, M=3, p=100, q=100, standardised=False, padding="zeros", T=1000, lr=0.1, momentum=0.9,
                   weight_decay=0.0, tol=0.0, max_pixels=0),
 }
 PRESETS["segments"] = PRESETS["clusters"] | dict(level=1.2)
@@ -141,7 +141,7 @@ class Segmentation:
         if min_size is not None: settings["min_size"] = min_size
         for name in (*asked, "min_size"): settings[name] = _checked(name, settings[name])
         _check_answer(settings)
-        return replace(self, **_answer(self.hierarchy, settings, self.floor), settings=settings)
+        return replace(self, **_answer(self.hierarchy, settings), settings=settings)
 
     def merge(self,
         a: int, # a label
@@ -253,11 +253,11 @@ def _touch(one, other):
     return across.any() or down.any()
 
 # %% ../nbs/11_segmenter.ipynb #da35cb72
-def _answer(hierarchy, settings, floor):
+def _answer(hierarchy, settings):
     "The labels that the settings ask for, by patches: (labels, of_patch) as keywords of a `Segmentation`."
     n_segments, level, least = settings["n_segments"], settings["level"], settings["min_size"]
     if n_segments is not None or level is not None: of_patch = hierarchy.segments(n_segments, level, least)
-    else: of_patch = hierarchy.clusters(settings["vote"], least, settings["n_clusters"], floor or 1)
+    else: of_patch = hierarchy.clusters(settings["cluster_level"], least, settings["n_clusters"])
     return _ordered(hierarchy.at_pixels(of_patch), of_patch)
 
 def _ordered(labels, of_patch):
@@ -281,7 +281,6 @@ def _write_npz(seg, path):
     numbers = {"floor": -1 if seg.floor is None else seg.floor, "seconds": seg.seconds}
     arrays = {"labels": seg.labels, "image": _compact(seg.image), "soft": seg.hierarchy.soft}
     if seg.of_patch is not None: arrays["of_patch"] = seg.of_patch
-    arrays |= {f"reading_{i:03d}": labels for i, labels in enumerate(seg.hierarchy.readings)}
     arrays |= {"patches": seg.hierarchy.patches.astype(np.int32)} | {f"tree_{name}": values for name, values in seg.hierarchy.tree._asdict().items()}
     history = {f"history_{name}": values for name, values in seg.history.items()}
     with open(path, "wb") as file: # given a name, NumPy would append a suffix of its own to some
@@ -299,8 +298,7 @@ def _read_npz(path):
     try:
         with np.load(path, allow_pickle=False) as file: found = dict(file)
         image = found["image"] / np.float32({"u1": 255, "u2": 65535}.get(found["image"].dtype.str[1:], 1))
-        readings = [found[name] for name in sorted(found) if name.startswith("reading_")]
-        hierarchy = Hierarchy(image, found["soft"], readings)
+        hierarchy = Hierarchy(image, found["soft"])
         hierarchy.__dict__ |= {"patches": found["patches"].astype(np.int64), "tree": MergeTree(*(found[f"tree_{name}"] for name in MergeTree._fields))}
         history = {name.removeprefix("history_"): values for name, values in found.items() if name.startswith("history_")}
         floor = int(found["floor"])
@@ -319,7 +317,6 @@ _WRITERS = {".png": _write_picture, ".tif": _write_picture, ".tiff": _write_pict
 class Fitted(NamedTuple):
     "What a fit leaves."
     response: torch.Tensor # (q, h, w) of the last reading
-    readings: list[np.ndarray] # (h, w) label maps on the way, each with fewer labels than any before it
     reason: str # why it ended
     history: dict[str, np.ndarray] # by iteration
 
@@ -333,8 +330,10 @@ def _watch(
 ) -> Fitted:
     "Runs a fit to its end. Ctrl-C ends it early where a person sits at a prompt, and is passed on anywhere else."
     from tqdm.auto import tqdm
-    rows, readings, step = [], [], None
-    reason, fewest, start = "iterations", np.inf, time.perf_counter()
+    rows = []
+    step = None
+    reason = "iterations"
+    start = time.perf_counter()
     with tqdm(total=T, delay=1, disable=not progress, desc="fit", unit="it", leave=False) as bar:
         try:
             for step in steps:
@@ -342,9 +341,6 @@ def _watch(
                 if not np.isfinite(step.loss): raise InputError(_diverged(step.loss, len(rows) - 1))
                 bar.set_postfix(labels=step.n_labels, loss=f"{step.loss:.3f}", refresh=False)
                 bar.update(len(rows) > 1)
-                if step.n_labels < fewest:
-                    fewest = step.n_labels
-                    readings.append(step.labels.to(torch.int16).cpu().numpy())
                 if callback is not None and callback(step): reason = "interrupted"
                 elif step.n_labels <= floor: reason = "floor"
                 elif done(step.labels): reason = "converged"
@@ -353,7 +349,7 @@ def _watch(
             if step is None or not hasattr(sys, "ps1"): raise
             reason = "interrupted"
     names = [field for field in Step._fields if field not in ("response", "labels")] + ["seconds"]
-    return Fitted(step.response, readings, reason, dict(zip(names, map(np.array, zip(*rows)))))
+    return Fitted(step.response, reason, dict(zip(names, map(np.array, zip(*rows)))))
 
 def _diverged(loss, updates):
     return f"The loss became {loss} after {updates} updates: lower lr or mu, or look at what a weighting of your own returns."
@@ -368,7 +364,7 @@ def segment(
     n_segments: whole(1) = None, # exactly so many connected segments
     n_clusters: whole(1) = None, # exactly so many clusters, each perhaps in several places
     level: number(0) = None, # connected segments, from merges up to this level of the merge tree: larger is coarser, 1 is typical
-    min_size: whole(0) = None, # pixels of the smallest segment; None: 1/5000 of the photo
+    min_size: whole(0) = None, # pixels of the smallest segment; None: 1/10,000 of the photo
     max_pixels: whole(0) = None, # working resolution of the network, pixels; 0: full resolution
     seed: whole(0, 2**32 - 1) = 0, # of the initial weights and the silhouette sample
     # The method
@@ -386,7 +382,7 @@ def segment(
     tol: number(0, 1 - 2**-53, "a number of at least 0 and below 1") = None, # stop when a smaller share of pixels changes, five updates in a row; 0: never
     standardised: YES_NO = None, # give each band the same mean and spread first (for features="cnn")
     padding: one_of("zeros", "replicate") = None, # what convolutions see beyond the border: zeros, or the nearest pixel
-    vote: number(0) = None, # level of the merge tree whose parts vote on clusters after the fit; 0: none vote
+    cluster_level: number(0) = None, # level of the merge tree whose segments are joined to clusters; 0: labels are read pixel by pixel
     # Other networks
     features: str | Extractor = "cnn", # "cnn", "resnet18-fpn", "resnet18-stem", "timm:NAME", or a network or function of your own
     weights: str | os.PathLike | None = "DEFAULT", # of a named network: "DEFAULT" (downloaded once), a file, or None (random)
@@ -465,10 +461,10 @@ def _warn_of_idle(settings, given):
     if isinstance(given.get("min_labels"), Integral) and (segments or settings["n_clusters"] is not None):
         warnings.warn(f"min_labels={given['min_labels']} is the floor at which the fit stops. It does not set the number of segments or clusters "
                       "that you get: n_segments and n_clusters do.", stacklevel=4)
-    if given.get("vote") is not None and segments:
-        warnings.warn(f"vote={given['vote']} has no effect on connected segments; it is for clusters.", stacklevel=4)
-    if given.get("min_size") is not None and not segments and settings["n_clusters"] is None and not settings["vote"]:
-        warnings.warn(f"min_size={given['min_size']} has no effect on labels that are read pixel by pixel (vote=0).", stacklevel=4)
+    if given.get("cluster_level") is not None and segments:
+        warnings.warn(f"cluster_level={given['cluster_level']} has no effect on connected segments; it is for clusters.", stacklevel=4)
+    if given.get("min_size") is not None and not segments and settings["n_clusters"] is None and not settings["cluster_level"]:
+        warnings.warn(f"min_size={given['min_size']} has no effect on labels that are read pixel by pixel (cluster_level=0).", stacklevel=4)
 
 def _checked_floor(min_labels, q):
     if min_labels is None or isinstance(min_labels, str) and min_labels == "silhouette": return min_labels
@@ -546,22 +542,21 @@ def finish(
     settings = ready.checked.settings
     used = fitted.response.max(0).indices.unique()
     response = fitted.response[used]
-    hierarchy = _hierarchy(ready.image, response, fitted.readings)
-    pixel_by_pixel = not settings["vote"] and all(settings[name] is None for name in ("n_segments", "n_clusters", "level"))
+    hierarchy = Hierarchy(ready.image, _kept_softmax(response, ready.image))
+    pixel_by_pixel = not settings["cluster_level"] and all(settings[name] is None for name in ("n_segments", "n_clusters", "level"))
     if pixel_by_pixel: answer = _ordered(labels_at(response, ready.image.shape[:2]).cpu().numpy(), None)
-    else: answer = _answer(hierarchy, settings, ready.stop_at)
+    else: answer = _answer(hierarchy, settings)
     return Segmentation(**answer, image=ready.image, floor=ready.floor, stop_reason=fitted.reason, history=fitted.history, settings=settings,
                         seconds=time.perf_counter() - ready.start, hierarchy=hierarchy)
 
-def _hierarchy(image, response, readings):
-    "The hierarchy of a photo, from the response map of the labels in use and the label maps before it."
-    size = working_size(image.shape[:2], min(response[0].numel(), MOST_SOFT))
+def _kept_softmax(response, image):
+    "(h, w, q') float32: the softmax of the labels in use, at no more pixels than patches are looked for at."
     soft = response.softmax(0)
-    if soft[0].numel() > MOST_SOFT: soft = torch.nn.functional.interpolate(soft[None], size, mode="bilinear", antialias=True)[0]
-    last = labels_at(response, shrunk(image).shape[:2]).to(torch.int16).cpu().numpy()
-    return Hierarchy(image, soft.permute(1, 2, 0).float().cpu().numpy(), [*readings, last])
+    size = working_size(soft.shape[1:], MOST_SOFT)
+    if size != tuple(soft.shape[1:]): soft = torch.nn.functional.interpolate(soft[None], size, mode="bilinear", antialias=True)[0]
+    return soft.permute(1, 2, 0).float().cpu().numpy()
 
-MOST_SOFT = 400_000 # pixels of the softmax that is kept: no more than patches are looked for at
+MOST_SOFT = 400_000 # pixels
 
 # %% ../nbs/11_segmenter.ipynb #449c0a1f
 class DynaSeg(ClusterMixin, BaseEstimator):
