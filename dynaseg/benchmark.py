@@ -236,7 +236,7 @@ def _chosen(methods, settings):
 def _fitted(all_settings, named):
     "A function of image and seed that runs `segment`, the words and the fingerprint of its settings. Raises `InputError`."
     def f(image, seed, callback=None): return segment(image, seed=seed, progress=False, callback=callback, **all_settings).labels
-    resolved = check_settings(**all_settings)[0] | {"device": None}
+    resolved = check_settings(**all_settings).settings | {"device": None}
     mark = zlib.crc32(json.dumps(resolved, sort_keys=True, default=_name).encode())
     return f, " ".join(f"{name}={_name(value)}" for name, value in named.items()), f"{mark:08x}"
 

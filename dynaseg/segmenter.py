@@ -360,7 +360,7 @@ def segment(
     image, # path, PIL image, array (H, W[, C]) or tensor ([C,] H, W)
     *,
     # What you get
-    preset: one_of("clusters", "segments", "paper") = "clusters", # where settings that are None come from; "paper": the published method
+    preset: one_of("clusters", "segments", "paper") = "clusters", # "clusters", "segments" or "paper" (the published method): where settings that are None come from
     n_segments: whole(1) = None, # exactly so many connected segments
     n_clusters: whole(1) = None, # exactly so many clusters, each perhaps in several places
     level: number(0) = None, # connected segments, from merges up to this level of the merge tree: larger is coarser, 1 is typical
@@ -461,7 +461,7 @@ def _warn_of_idle(settings, given):
     if isinstance(given.get("min_labels"), Integral) and (segments or settings["n_clusters"] is not None):
         warnings.warn(f"min_labels={given['min_labels']} is the floor at which the fit stops. It does not set the number of segments or clusters "
                       "that you get: n_segments and n_clusters do.", stacklevel=4)
-    if given.get("cluster_level") is not None and segments:
+    if given.get("cluster_level") not in (None, PRESETS[settings["preset"]]["cluster_level"]) and segments:
         warnings.warn(f"cluster_level={given['cluster_level']} has no effect on connected segments; it is for clusters.", stacklevel=4)
     if given.get("min_size") is not None and not segments and settings["n_clusters"] is None and not settings["cluster_level"]:
         warnings.warn(f"min_size={given['min_size']} has no effect on labels that are read pixel by pixel (cluster_level=0).", stacklevel=4)
@@ -588,10 +588,12 @@ DynaSeg.__init__.__signature__ = _estimator_signature()
 
 # %% ../nbs/11_segmenter.ipynb #1a1ff487
 def _by_preset(name):
-    "The default of a setting under each preset, in words."
-    if name == "mu": return "[" + "; ".join(f"{preset}: " + ", ".join(f"{v} {mu:g}" for v, mu in MU[preset].items()) for preset in ("clusters", "paper")) + "]"
-    values = {preset: PRESETS[preset][name] for preset in ("clusters", "segments", "paper")}
-    return "[" + ", ".join(f"{preset}: {value}" for preset, value in values.items()) + "]"
+    "The default of a setting under each preset, in words; presets that agree are named together."
+    if name == "mu": values = {preset: ", ".join(f"{variant} {mu:g}" for variant, mu in MU[preset].items()) for preset in MU}
+    else: values = {preset: str(of_preset[name]) for preset, of_preset in PRESETS.items()}
+    presets = {value: [preset for preset in values if values[preset] == value] for value in values.values()}
+    if len(presets) == 1: return f"[{values['paper']}]"
+    return "[" + "; ".join(f"{', '.join(names)}: {value}" for value, names in presets.items()) + "]"
 
 PRESET_WORDS = {name: _by_preset(name) for name in ("mu", *PRESETS["paper"])}
 document(__name__, PRESET_WORDS, {name: rule.expected for name, rule in RULES.items()})

@@ -139,7 +139,7 @@ def measured(
 # %% ../nbs/17_speed.ipynb #79762aeb
 def photo_cost(
     megapixels: float = 0.154, # of the photo
-    preset: str = "fast", # of `segment`
+    preset: str = "clusters", # of `segment`
     times: int = 1, # the median of so many, after one small photo that does not count
     **settings, # of `segment`
 ) -> tuple[float, float]: # seconds, GB
@@ -190,7 +190,7 @@ def measure(
     for how in ("plain", "plain, memory kept", "fit", "fit, bfloat16"): yield row(how, megapixels, alone(update_seconds, how, megapixels, **net), "s an update")
     yield row("arithmetic", megapixels, flops(cnn_net(3, **net), to_tensor(load_image(photo(megapixels)))) / 1e9, "GFLOP an update")
     for what, rate in alone(throughputs, megapixels, net.get("p", 100)).items(): yield row(what, megapixels, rate, "GFLOP/s")
-    for preset, autocast in product(("fast", "regions"), (False, True)):
+    for preset, autocast in product(("clusters", "segments"), (False, True)):
         yield row(preset + ", bfloat16" * autocast, megapixels, alone(photo_cost, megapixels, preset, 3, autocast=autocast)[0], "s a photo")
     for what, seconds in start_seconds().items(): yield row(what, "", seconds, "s")
     for size in sizes:
@@ -212,7 +212,7 @@ def figures(
              ("the fit with autocast=True (bfloat16)", f"{half:.2f} s", f"{plain / half:.1f} times as fast", "3 times"),
              ("its arithmetic at the best rate that anything below reaches in 32 bits", f"{bound:.2f} s", f"{plain / bound:.1f} times as fast", ""),
              ("convolutions", f"{min(convolutions):.0f} to {max(convolutions):.0f} GFLOP/s", f"{min(convolutions) / matrices:.0%} to {max(convolutions) / matrices:.0%} of that product", "60%")]
-    lines += [(f"a photo, preset {name}", f"{s:.2f} s", f"{1000 * plain / s:,.0f} times as fast as 1000 plain updates", "2 s, 500 times" * (name == "fast"))
+    lines += [(f"a photo, preset {name}", f"{s:.2f} s", f"{1000 * plain / s:,.0f} times as fast as 1000 plain updates", "2 s, 500 times" * (name == "clusters"))
               for (name, unit), s in value.items() if unit == "s a photo"]
     lines += [(what, f"{(s := value[what, 's']):.3f} s", f"{s / torch_import:.3f} of import torch", wanted)
               for what, wanted in (("import dynaseg", "0.3 s"), ("from dynaseg import segment", ""), ("dynaseg demo", "10 s"))]
