@@ -1,4 +1,6 @@
 """Merging superpixels to segments: the graph, the order, the cut, each against something slower or known beforehand."""
+import math
+
 import numpy as np
 import pytest
 import skimage.data
@@ -10,7 +12,8 @@ from skimage.measure import label
 
 from dynaseg import segment
 from dynaseg.images import load_image
-from dynaseg.outlines import SCALES, _Regions, basins, cut, means, merge_order, neighbour_steps, perceived, region_graph, shrunk, slope, texture
+from dynaseg.outlines import (SCALES, _Regions, basins, cut, means, merge_order, neighbour_steps, perceived, region_graph, shrunk, slope,
+                              superpixels, texture, vote)
 from dynaseg.labels import regions
 
 
@@ -207,3 +210,32 @@ def test_what_the_network_has_learnt_has_a_say(scene):
     soft[:, :75, 0] = soft[:, 75:, 1] = 1
     order = merge_order(region_graph(patches, perceived(image), soft))
     assert (order[1] >= 0).all() and not np.allclose(order[1], merge_order(graph)[1])
+
+
+# --- superpixels and votes
+@given(st.integers(1, 6), st.integers(1, 6), st.sampled_from([np.int64, np.uint8]), st.data())
+def test_vote_is_the_majority_of_each_patch(h, w, dtype, data):
+    draw = lambda high: np.array(data.draw(st.lists(st.integers(0, high), min_size=h * w, max_size=h * w)), dtype).reshape(h, w)
+    labels, patches = draw(255 if dtype == np.uint8 else 5), draw(4)
+    result = vote(labels, patches)
+    assert result.shape == labels.shape
+    for patch in np.unique(patches):
+        inside = labels[patches == patch].tolist()
+        assert set(result[patches == patch]) == {min(set(inside), key=lambda label: (-inside.count(label), label))}
+
+
+@pytest.mark.parametrize("shape", [(20, 30, 3), (20, 30, 1), (20, 30, 12), (1, 2, 3), (2, 40, 3)])
+def test_superpixels_are_connected_patches_numbered_from_0(shape):
+    image = np.random.default_rng(0).random(shape, dtype=np.float32)
+    patches = superpixels(image)
+    assert patches.shape == shape[:2] and sorted(np.unique(patches)) == list(range(patches.max() + 1))
+    assert math.prod(superpixels(image, max_pixels=40).shape) <= 40 or min(shape[:2]) <= 2
+
+
+def test_superpixels_see_edges_and_grow_with_their_scale(photo):
+    two = np.zeros((20, 30, 3), np.float32)
+    two[:, 13:] = 1
+    patches = superpixels(two)  # the method blurs the edge, where a few narrow patches may lie
+    assert len(np.unique(patches)) < 10 and len(np.unique(patches[:, :10])) == len(np.unique(patches[:, 16:])) == 1
+    assert patches[0, 0] != patches[0, -1]
+    assert superpixels(load_image(photo), 1).max() >= superpixels(load_image(photo), 1000).max()
