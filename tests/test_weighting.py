@@ -52,10 +52,24 @@ def test_anything_callable_is_a_weighting():
 @pytest.mark.parametrize("mu", [0, -1, -0.5, float("nan"), float("inf"), -float("inf"), "15", True, [15]])
 def test_bad_mu(mu):
     with pytest.raises(InputError) as caught: weighting("fsf", mu)
-    assert f"mu={mu!r}" in str(caught.value) and "above 0" in str(caught.value) and "15 for FSF" in str(caught.value)
+    for words in (f"mu={mu!r}", "finite number above 0", "15 for FSF", "50 for SCF"): assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("variant", ["fcf", "FSF", "", None, 3, ["fsf"]])
 def test_bad_variant(variant):
     with pytest.raises(InputError) as caught: weighting(variant)
     for word in (f"variant={variant!r}", "'fsf'", "'scf'", "'fixed'", "function"): assert word in str(caught.value)
+
+
+def test_the_smallest_mu_is_above_0():
+    tiny = np.nextafter(0, 1)
+    assert weighting("fixed", tiny)(3) == tiny
+
+
+def test_weights_by_hand():
+    "30 labels in use, then 10, then 1."
+    assert [weighting("fsf")(q) for q in (30, 15, 3)] == [2, 1, 0.2]
+    assert [weighting("scf")(q) for q in (100, 50, 10)] == [0.5, 1, 5]
+    assert [weighting("fixed")(q) for q in (100, 50, 10)] == [5, 5, 5]
+    assert [weighting(name, 2)(8) for name in ("fsf", "scf", "fixed")] == [4, 0.25, 2]
+    assert all(isinstance(weighting(name, 2)(8), float) for name in ("fsf", "scf", "fixed"))
