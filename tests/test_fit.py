@@ -1,5 +1,7 @@
 """The loop: its readings, updates, floor and stopping rules, against the plain loop, 64 bits, other devices and threads beside it."""
 import math
+import platform
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_sample_image
 
 from dynaseg import segment
-from dynaseg.fit import Recorder, Step, fit, settled
+from dynaseg.fit import Recorder, Step, fit, precision, settled, sgd_step
 from dynaseg.images import InputError, load_image, to_tensor
 from dynaseg.loss import continuity
 from dynaseg.network import cnn_net
@@ -88,6 +90,136 @@ def test_continuity_moves_every_weight_in_a_fit():
         list(fit(net, x, lambda q_prime: w, T=1))
         after.append(dict(net.named_parameters()))
     assert {name for name in after[0] if (after[0][name] - after[1][name]).abs().max() < 1e-5} == unseen(2)
+
+
+def test_an_update_by_hand():
+    """Two steps of SGD with lr 0.1, momentum 0.9, weight decay 0.2 and a gradient of 0.5 from a weight of 1.
+
+    v = 0.5 + 0.2 = 0.7, weight 1 - 0.07 = 0.93; v = 0.9 * 0.7 + 0.5 + 0.2 * 0.93 = 1.316, weight 0.93 - 0.1316 = 0.7984."""
+    weight, idle = torch.tensor([1.0], dtype=torch.float64), torch.tensor([3.0], dtype=torch.float64)
+    velocities = [torch.zeros_like(weight), torch.zeros_like(idle)]
+    weight.grad = torch.tensor([0.5], dtype=torch.float64)
+    for expected in (0.93, 0.7984):
+        sgd_step([idle, weight], velocities[::-1], lr=0.1, momentum=0.9, weight_decay=0.2)
+        assert weight.item() == pytest.approx(expected, rel=1e-12)
+    assert velocities[0].item() == pytest.approx(1.316) and weight.grad.item() == 0.5
+    assert idle.item() == 3 and velocities[1].item() == 0  # a weight without a gradient stays, decay or not
+    sgd_step([weight], velocities, lr=2.0)  # without momentum and decay: the gradient alone
+    assert weight.item() == pytest.approx(0.7984 - 2 * 0.5)
+
+
+@given(st.floats(0.001, 1), st.floats(0, 0.99), st.floats(0, 0.5), st.integers(0, 99))
+def test_updates_are_pytorchs_sgd(lr, momentum, weight_decay, seed):
+    draw = torch.Generator().manual_seed(seed)
+    mine, theirs = ([torch.rand(3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)] for _ in range(2))
+    theirs = [weight.requires_grad_() for weight in theirs]
+    velocities, sgd = [torch.zeros(3, dtype=torch.float64)], torch.optim.SGD(theirs, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    for _ in range(3):
+        mine[0].grad = torch.randn(3, generator=draw, dtype=torch.float64)
+        theirs[0].grad = mine[0].grad.clone()
+        sgd_step(mine, velocities, lr, momentum, weight_decay)
+        sgd.step()
+        torch.testing.assert_close(mine[0], theirs[0].detach())
+
+
+class Responses(torch.nn.Module):
+    "A network that is its own response map: what a fit does to it can be computed by hand."
+    def __init__(self, r):
+        super().__init__()
+        self.r = torch.nn.Parameter(r)
+
+    def forward(self, x): return self.r * 1
+
+
+def test_a_fit_of_one_update_by_hand():
+    """Two pixels side by side with scores (ln 3, 0) and (0, 1): labels 0 and 1, q' = 2, w = 3.
+
+    Shares: 3/4, 1/4 and 1 / (1 + e), e / (1 + e). Channel 0 falls by ln 3, channel 1 rises by 1: means over two pairs, pulls of 3 / 2.
+    The update takes lr times (gradient + decay times the response)."""
+    start = torch.tensor([[[[math.log(3), 0.0]], [[0.0, 1.0]]]], dtype=torch.float64)
+    net = Responses(start.clone())
+    first, second = fit(net, start, lambda q_prime: 1.5 * q_prime, T=1, lr=0.1, weight_decay=0.5)
+    small = 1 / (1 + math.e)
+    sim = (math.log(4 / 3) - math.log(1 - small)) / 2
+    con = (math.log(3) + 1) / 2
+    assert (first.labels.tolist(), first.n_labels, first.weight) == ([[0, 1]], 2, 3)
+    assert (first.sim, first.con, first.loss) == pytest.approx((sim, con, sim + 3 * con), rel=1e-12)
+    gradient = torch.tensor([[[[-1 / 8 + 1.5, small / 2 - 1.5]], [[1 / 8 - 1.5, -small / 2 + 1.5]]]], dtype=torch.float64)
+    after = start - 0.1 * (gradient + 0.5 * start)
+    torch.testing.assert_close(second.response, after[0])
+    torch.testing.assert_close(net.r.detach(), after)  # the last reading is not followed by an update
+
+
+def test_momentum_carries_the_first_update_on():
+    "Gradients that do not change while labels and signs do not: the second step is 1 + momentum times the first."
+    start = torch.tensor([[[[100.0, 0.0]], [[0.0, 100.0]]]], dtype=torch.float64)  # so sure that L_sim's gradient is 0
+    for momentum in (0.0, 0.5, 0.9):
+        a, b, c = fit(Responses(start.clone()), start, lambda q_prime: 4.0, T=2, lr=0.1, momentum=momentum)
+        torch.testing.assert_close(c.response - b.response, (1 + momentum) * (b.response - a.response))
+        torch.testing.assert_close(b.response[0, 0] - a.response[0, 0], torch.tensor([-0.2, 0.2], dtype=torch.float64))
+
+
+def test_the_defaults_are_the_papers():
+    "T = 1000, lr = 0.1, momentum = 0.9, no decay, no floor."
+    start = torch.tensor([[[[100.0, 0.0]], [[0.0, 100.0]]]], dtype=torch.float64)
+    plain, named = (list(fit(Responses(start.clone()), start, lambda q_prime: 4.0, T=3, **how)) for how in ({}, dict(lr=0.1, momentum=0.9, weight_decay=0.0)))
+    for one, other in zip(plain, named): assert one.response.equal(other.response)
+    flat = torch.ones(1, 2, 1, 2, dtype=torch.float64)  # one label: with a floor of 0 the fit goes on all the same
+    assert sum(1 for _ in fit(Responses(flat), flat, fsf())) == 1001
+
+
+def test_of_equal_responses_the_first_label_is_taken():
+    r = torch.tensor([[[[0.0, 1.0]], [[2.0, 1.0]], [[2.0, 0.0]]]])
+    step = next(fit(Responses(r), r, fsf()))
+    assert step.labels.tolist() == [[1, 0]] and step.n_labels == 2
+    level = torch.zeros(1, 3, 2, 2)
+    step = next(fit(Responses(level), level, fsf(), floor=1))
+    assert step.labels.eq(0).all() and step.n_labels == 1 and step.weight == 1 / 15
+
+
+def test_the_floor_is_what_the_weight_sees_at_least():
+    r = torch.tensor([[[[5.0, 0.0]], [[0.0, 5.0]]]])  # two labels
+    for floor, seen, readings in ((0, 2, 3), (1, 2, 3), (2, 2, 1), (3, 3, 1)):
+        weights = []
+        steps = list(fit(Responses(r.clone()), r, lambda q_prime: weights.append(q_prime) or 0.0, floor=floor, T=2))
+        assert weights == [seen] * readings and len(steps) == readings
+
+
+# --- precision and memory
+
+def test_precision_is_what_the_setting_says():
+    cpu = torch.device("cpu")
+    for around in (True, False):
+        with torch.autocast("cpu", torch.float16, enabled=around):
+            for inside in (True, False):
+                with precision(cpu, inside):
+                    assert torch.is_autocast_enabled("cpu") == inside
+                    assert not inside or torch.get_autocast_dtype("cpu") == torch.bfloat16
+            assert torch.is_autocast_enabled("cpu") == around
+    with precision(cpu): assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_device_that_knows_no_autocast():
+    with precision(torch.device("meta")): pass
+    with pytest.raises(RuntimeError): precision(torch.device("meta"), True)
+
+
+RESIDENT = """
+import sys
+import numpy as np
+from dynaseg.fit import kept_memory
+def megabytes(): return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
+def after_freeing(): np.ones(25_000_000); return megabytes()
+before = megabytes()
+with kept_memory(): kept = after_freeing()
+print(after_freeing() - before < 50, kept - before > 150, megabytes() - before < 50)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc", reason="needs Linux and glibc")
+def test_freed_memory_is_kept_while_it_holds_and_given_back_afterwards(python):
+    "An array of 200 MB: outside the block it goes back to the system at once."
+    assert python(RESIDENT) == "True True True"
 
 
 # --- against the plain loop, and against 64 bits
@@ -172,6 +304,17 @@ def test_fits_in_threads_do_not_touch_each_other(x):
 
 
 # --- watchers
+
+def test_settled_counts_from_the_second_map_on():
+    "The first map has nothing to be compared with; a tolerance of 0 is never met."
+    one, other = torch.zeros(2, 5, dtype=torch.int64), torch.zeros(2, 5, dtype=torch.int64)
+    other[0, 0] = 1  # a tenth of the pixels
+    watch = settled(tol=0.11, patience=1)
+    assert [watch(m) for m in (one, other, one)] == [False, True, True]
+    assert [settled(tol=2.0, patience=1)(one), settled(tol=0.0, patience=1)(one)] == [True, False]
+    default = settled(tol=0.11)
+    assert [default(m) for m in (one, other) * 3 + (one,)] == [False] * 5 + [True] * 2  # five updates in a row
+
 
 def test_settled_needs_patience_and_calm():
     calm = torch.zeros(4, 4, dtype=torch.int64)

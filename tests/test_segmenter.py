@@ -28,6 +28,7 @@ import dynaseg
 from dynaseg import DynaSeg, Segmentation, segment
 from dynaseg.images import InputError, load_image, to_tensor
 from dynaseg.labels import by_area, overlay
+from dynaseg.network import labels_at
 from dynaseg.outlines import superpixels, vote
 from dynaseg.pretrained import response_net
 from dynaseg.segmenter import MU, PRESETS, check_settings
@@ -131,6 +132,19 @@ def test_the_working_resolution_is_kept_and_labels_come_back_at_full_size(photo,
     seg = segment(photo, max_pixels=200, callback=lambda step: shapes.add(tuple(step.labels.shape)), **quick)
     assert len(shapes) == 1 and math.prod(shapes.pop()) <= 200
     assert is_result(seg, photo.shape)
+
+
+def test_only_labels_in_use_may_win(photo, quick):
+    "Between two labels a third may have the largest enlarged response. If it won nowhere in the fit, it does not win in the result."
+    between = []
+    for seed in range(4):
+        steps = []
+        how = quick | dict(max_pixels=60, q=60, superpixels=0, min_labels=None, tol=0, seed=seed)
+        seg = segment(photo, callback=steps.append, **how)
+        response, used = steps[-1].response, steps[-1].labels.unique()
+        between.append(len(labels_at(response, photo.shape[:2]).unique()) > len(used))
+        np.testing.assert_array_equal(seg.labels, by_area(labels_at(response[used], photo.shape[:2]).numpy()))
+    assert any(between)  # or nothing was tried
 
 
 def test_settings_are_resolved_and_complete(photo, quick):
