@@ -1,11 +1,14 @@
 """Label maps: their order, their pieces, their colours and pictures, and files that appear whole or not at all."""
 import io
 import base64
+import os
 import re
+import stat
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -13,7 +16,7 @@ from PIL import Image
 
 from dynaseg import segment
 from dynaseg.images import InputError
-from dynaseg.labels import as_rgb, by_area, frame_slider, label_colours, label_picture, overlay, regions, writing
+from dynaseg.labels import as_rgb, by_area, frame_slider, label_colours, label_picture, overlay, regions, show, writing
 from partitions import flood, ordered, sets
 
 HALVES = np.array([[0, 0, 0, 1, 1, 1]] * 4)
@@ -57,6 +60,22 @@ def test_regions_of_labels_at_the_ends_of_their_type(dtype):
     "As they come back from a saved picture: 0 and 255 are labels like all others."
     low, high = (False, True) if dtype is bool else (np.iinfo(dtype).min, np.iinfo(dtype).max)
     assert regions(np.array([[high, low, high], [high, low, low]], dtype)).tolist() == [[1, 0, 2], [1, 0, 0]]
+
+
+@pytest.mark.parametrize("shift", [0, 1000, -1000])
+def test_equal_areas_keep_the_order_of_their_values(shift):
+    "2, 5 and 9 have two pixels each, 7 has three: 7 comes first, the others as they were. The same whatever the values."
+    labels = np.array([[9, 9, 7], [5, 7, 2], [7, 5, 2]]) + shift
+    assert by_area(labels).tolist() == [[3, 3, 0], [2, 0, 1], [0, 2, 1]]
+
+
+def test_a_map_without_pixels_has_no_labels():
+    assert by_area(np.zeros((0, 3), int)).shape == (0, 3)
+
+
+def test_equal_regions_are_numbered_as_one_reads():
+    "Four single pixels and one region of three."
+    assert regions(np.array([[4, 4, 1], [4, 1, 4], [1, 4, 1]])).tolist() == [[0, 0, 1], [0, 2, 3], [4, 5, 6]]
 
 
 def test_corners_do_not_connect():
@@ -112,6 +131,45 @@ def test_as_rgb(bands, shown):
     np.testing.assert_array_equal(image, before)
 
 
+def figure(*args, **how):
+    "The axes of what `show` draws, and the figure's size in inches."
+    show(*args, **how)
+    drawn = plt.gcf()
+    plt.close(drawn)
+    return drawn.axes, drawn.get_size_inches()
+
+
+def test_show_draws_side_by_side():
+    grey, rgb = np.array([[0.25, 0.5], [0.75, 1.0]]), np.full((2, 2, 3), 0.5)
+    axes, (width, height) = figure([HALVES, grey, rgb, rgb], ["labels", "grey"], width=2)
+    assert [ax.get_title() for ax in axes] == ["labels", "grey", "", ""] and not any(ax.axison for ax in axes)
+    assert width == 8 and height == pytest.approx(2 * 4 / 6 + 0.35)  # the first picture is 4 x 6
+    drawn = [ax.images[0] for ax in axes]
+    np.testing.assert_array_equal(drawn[0].get_array(), label_picture(HALVES))
+    np.testing.assert_array_equal(drawn[1].get_array(), grey)
+    assert drawn[1].get_cmap().name == "gray" and {image.get_interpolation() for image in drawn} == {"nearest"}
+    np.testing.assert_array_equal(drawn[2].get_array(), rgb)
+
+
+def test_show_breaks_rows_and_leaves_the_last_places_empty():
+    axes, (width, height) = figure([HALVES] * 5, columns=3)
+    assert [len(ax.images) for ax in axes] == [1] * 5 + [0] and not axes[5].axison
+    assert width == pytest.approx(3 * 3.2) and height == pytest.approx(2 * (3.2 * 4 / 6 + 0.35))
+
+
+@pytest.mark.parametrize("picture", [torch.rand(3, 5, 6), torch.rand(3, 5, 6).requires_grad_(), np.random.default_rng(0).random((5, 6, 3))])
+def test_show_takes_tensors(picture):
+    (ax,), _ = figure([picture])
+    expected = picture.detach().permute(1, 2, 0).numpy() if torch.is_tensor(picture) else picture
+    np.testing.assert_allclose(ax.images[0].get_array(), expected)
+
+
+def test_show_keeps_colours_within_bounds_and_paints_truth_values():
+    (loud, mask), _ = figure([np.array([[[-1.0, 0.5, 2.0]]]), np.array([[True, False]])])
+    assert loud.images[0].get_array().tolist() == [[[0, 0.5, 1]]]
+    np.testing.assert_array_equal(mask.images[0].get_array(), label_picture(np.array([[1, 0]])))
+
+
 # --- overlays
 
 @pytest.mark.parametrize("bands", [1, 2, 3, 12])
@@ -159,6 +217,13 @@ def test_frame_slider_packs_the_pictures(seg):
     assert "<script" not in html and "http" not in html
 
 
+@pytest.mark.parametrize("first, shown", [(0, 0), (2, 2), (-1, 4)])
+def test_frame_slider_starts_where_it_is_told(first, shown):
+    html = frame_slider([HALVES + i for i in range(5)], first=first).data
+    hidden = [" hidden" in tag for tag in re.findall(r"<figure[^>]*>", html)]
+    assert hidden == [i != shown for i in range(5)] and f'value="{shown}"' in html
+
+
 def test_frame_slider_takes_rgb_pictures(seg):
     picture = overlay(seg.image, seg.labels)
     shown, = pictures_in(frame_slider([picture]).data)
@@ -191,3 +256,26 @@ def test_writing_shows_the_file_only_when_it_is_whole(tmp_path):
     with pytest.raises(ZeroDivisionError):
         with writing(path, overwrite=True) as draft: draft.write_text("half"); 1 / 0
     assert path.read_text() == "whole" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_exists_is_kept_unless_asked(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("precious")
+    with pytest.raises(FileExistsError, match="table.csv.*exists.*overwrite=True.*--force"):
+        with writing(path): pytest.fail("nothing may be written")
+    assert path.read_text() == "precious" and list(tmp_path.iterdir()) == [path]
+    with writing(path, overwrite=True) as draft: draft.write_text("new")
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(FileNotFoundError, match="no folder.*nowhere.*table.csv.*Make it first"):
+        with writing(tmp_path / "nowhere" / "table.csv"): pytest.fail("there is no place to write to")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX's")
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_a_file_has_the_mode_that_the_umask_leaves(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        with writing(tmp_path / "a.txt") as draft: draft.write_text("x")
+        assert os.umask(umask) == umask  # as it was
+    finally: os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o666 & ~umask
