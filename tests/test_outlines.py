@@ -1,4 +1,6 @@
 """Merging superpixels to segments: the graph, the order, the cut, each against something slower or known beforehand."""
+import math
+
 import numpy as np
 import pytest
 import skimage.data
@@ -10,7 +12,8 @@ from skimage.measure import label
 
 from dynaseg import segment
 from dynaseg.images import load_image
-from dynaseg.outlines import SCALES, _Regions, basins, cut, means, merge_order, neighbour_steps, perceived, region_graph, shrunk, slope, texture
+from dynaseg.outlines import (SCALES, _Regions, basins, cut, means, merge_order, neighbour_steps, perceived, region_graph, shrunk, slope,
+                              superpixels, texture, vote)
 from dynaseg.labels import regions
 
 
@@ -39,6 +42,50 @@ def test_the_graph_counts_every_pair_of_neighbours(patches, seed):
     assert {tuple(e): tuple(np.round(l, 4)) for e, l in zip(graph.edges.tolist(), graph.border)} == {e: tuple(np.round(l, 4)) for e, l in border.items()}
     np.testing.assert_allclose(graph.inner, inner, atol=1e-4)
     np.testing.assert_allclose(graph.features, [colours[patches == a].mean(0) for a in range(patches.max() + 1)], atol=1e-5)
+
+
+def slow_steps(colours, sigma, axis):
+    "Step g from each pixel to the next one: the square root of how far the blurred colours of both are apart."
+    smooth = np.stack([gaussian_filter(band, sigma, mode="nearest") for band in np.moveaxis(colours.astype(float), -1, 0)], -1)
+    if axis: smooth = smooth.swapaxes(0, 1)
+    g = [[sum((a - b) ** 2 for a, b in zip(one, other)) ** 0.25 for one, other in zip(*lines)] for lines in zip(smooth, smooth[1:])]
+    return np.array(g).T if axis else np.array(g)
+
+
+@pytest.mark.parametrize("sigma", [0.6, 2.4])
+def test_steps_by_their_definition(sigma):
+    colours = np.random.default_rng(0).random((7, 9, 3)).astype(np.float32)
+    across, down = neighbour_steps(colours, sigma)
+    assert across.shape == (7, 8) and down.shape == (6, 9)
+    np.testing.assert_allclose(across, slow_steps(colours, sigma, 1), rtol=1e-3)
+    np.testing.assert_allclose(down, slow_steps(colours, sigma, 0), rtol=1e-3)
+
+
+def test_steps_on_a_ramp_by_hand():
+    "Two bands that rise by 0.03 and 0.04 from pixel to pixel: far from the border a blur changes nothing, and g is the root of 0.05."
+    colours = np.float32(np.arange(40)[None, :, None] * [0.03, 0.04]).repeat(30, 0)
+    for sigma in SCALES:
+        across, down = neighbour_steps(colours, sigma)
+        np.testing.assert_allclose(across[:, 15:25], 0.05**0.5, rtol=1e-4)
+        np.testing.assert_allclose(down, 0, atol=2e-3)
+
+
+def test_a_graph_by_hand():
+    """0 0 1
+       0 2 2: two pairs inside 0, one inside 2, none inside 1; borders of one, two and one pair."""
+    patches = np.array([[0, 0, 1], [0, 2, 2]])
+    colours = np.random.default_rng(1).random((2, 3, 2)).astype(np.float32)
+    graph = region_graph(patches, colours)
+    assert graph.sizes.tolist() == [3, 1, 2] and graph.inner[:, 0].tolist() == [2, 0, 1]
+    assert graph.edges.tolist() == [[0, 1], [0, 2], [1, 2]] and graph.border[:, 0].tolist() == [1, 2, 1]
+    for column, sigma in ((1, 0.6), (2, 2.4)):  # fine, broad
+        across, down = slow_steps(colours, sigma, 1), slow_steps(colours, sigma, 0)
+        inner = [across[0, 0] + down[0, 0], 0, across[1, 1]]
+        border = [across[0, 1], across[1, 0] + down[0, 1], down[0, 2]]
+        np.testing.assert_allclose(graph.inner[:, column], inner, rtol=1e-3)
+        np.testing.assert_allclose(graph.border[:, column], border, rtol=1e-3)
+    assert graph.border[:, 3].tolist() == [1, 2, 1]  # without a network the texture is 1 everywhere
+    np.testing.assert_allclose(graph.features, [(colours[0, 0] + colours[0, 1] + colours[1, 0]) / 3, colours[0, 2], (colours[1, 1] + colours[1, 2]) / 2], rtol=1e-6)
 
 
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 4), st.integers(0, 99))
@@ -207,3 +254,38 @@ def test_what_the_network_has_learnt_has_a_say(scene):
     soft[:, :75, 0] = soft[:, 75:, 1] = 1
     order = merge_order(region_graph(patches, perceived(image), soft))
     assert (order[1] >= 0).all() and not np.allclose(order[1], merge_order(graph)[1])
+
+
+# --- superpixels and votes
+@given(st.integers(1, 6), st.integers(1, 6), st.sampled_from([np.int64, np.uint8]), st.data())
+def test_vote_is_the_majority_of_each_patch(h, w, dtype, data):
+    draw = lambda high: np.array(data.draw(st.lists(st.integers(0, high), min_size=h * w, max_size=h * w)), dtype).reshape(h, w)
+    labels, patches = draw(255 if dtype == np.uint8 else 5), draw(4)
+    result = vote(labels, patches)
+    assert result.shape == labels.shape
+    for patch in np.unique(patches):
+        inside = labels[patches == patch].tolist()
+        assert set(result[patches == patch]) == {min(set(inside), key=lambda label: (-inside.count(label), label))}
+
+
+def test_of_labels_with_as_many_votes_the_smallest_wins():
+    "Patch 0: two votes for 4 and two for 2. Patch 1: three for 7, one for 0. Patch 5 has one pixel."
+    labels, patches = np.array([[4, 2, 7, 7], [2, 4, 7, 0], [9, 9, 9, 9]]), np.array([[0, 0, 1, 1], [0, 0, 1, 1], [5, 3, 3, 3]])
+    assert vote(labels, patches).tolist() == [[2, 2, 7, 7], [2, 2, 7, 7], [9, 9, 9, 9]]
+
+
+@pytest.mark.parametrize("shape", [(20, 30, 3), (20, 30, 1), (20, 30, 12), (1, 2, 3), (2, 40, 3)])
+def test_superpixels_are_connected_patches_numbered_from_0(shape):
+    image = np.random.default_rng(0).random(shape, dtype=np.float32)
+    patches = superpixels(image)
+    assert patches.shape == shape[:2] and sorted(np.unique(patches)) == list(range(patches.max() + 1))
+    assert math.prod(superpixels(image, max_pixels=40).shape) <= 40 or min(shape[:2]) <= 2
+
+
+def test_superpixels_see_edges_and_grow_with_their_scale(photo):
+    two = np.zeros((20, 30, 3), np.float32)
+    two[:, 13:] = 1
+    patches = superpixels(two)  # the method blurs the edge, where a few narrow patches may lie
+    assert len(np.unique(patches)) < 10 and len(np.unique(patches[:, :10])) == len(np.unique(patches[:, 16:])) == 1
+    assert patches[0, 0] != patches[0, -1]
+    assert superpixels(load_image(photo), 1).max() >= superpixels(load_image(photo), 1000).max()

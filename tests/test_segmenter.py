@@ -1,6 +1,7 @@
-"""The loop, its stopping rules, `segment`, `DynaSeg` and `Segmentation`: contracts, determinism, files, bad settings."""
+"""`segment`, `DynaSeg` and `Segmentation`: contracts, determinism, pictures, files, bad settings."""
 import csv
 import inspect
+import io
 import json
 import math
 import os
@@ -12,13 +13,12 @@ import sys
 import time
 from pathlib import Path
 
+import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -26,15 +26,17 @@ from sklearn.utils.validation import check_is_fitted
 
 import dynaseg
 from dynaseg import DynaSeg, Segmentation, segment
-from dynaseg.pretrained import response_net
 from dynaseg.images import InputError, load_image, to_tensor
-from dynaseg.fit import Step, fit, settled
-from dynaseg.labels import by_area, regions, writing
+from dynaseg.labels import by_area, overlay
+from dynaseg.network import labels_at
 from dynaseg.outlines import superpixels, vote
+from dynaseg.pretrained import response_net
 from dynaseg.segmenter import MU, PRESETS, check_settings
-from dynaseg.weighting import fsf, scf
+from partitions import flood, sets
 
 HISTORY = ["n_labels", "weight", "sim", "con", "loss", "seconds"]
+
+
 COLLAPSE = dict(variant="scf", mu=300)  # presses so hard that labels merge within a few updates
 
 
@@ -54,7 +56,7 @@ def is_result(seg, shape):
     return True
 
 
-# --- the loop
+# --- the method
 
 def reference_fit(net, x, schedule, T, lr, momentum):
     "The method written again from the paper's equations, with PyTorch's textbook losses: readings of (q', w, sim, con)."
@@ -96,134 +98,6 @@ def test_the_papers_values():
     assert {name for name in PRESETS["fast"] if PRESETS["fast"][name] != PRESETS["regions"][name]} == {"superpixels", "merging"}
 
 
-def test_a_step_is_one_reading_of_the_network():
-    x = torch.rand(1, 2, 6, 7, generator=torch.Generator().manual_seed(0))
-    net = response_net(2, 1, 5, 6)
-    expected = net(x)[0].detach()
-    step = next(iter(fit(net, x, fsf())))
-    assert isinstance(step, Step) and not step.response.requires_grad
-    assert step.response.equal(expected) and step.labels.equal(expected.argmax(0)) and step.labels.dtype == torch.int64
-    assert step.n_labels == len(step.labels.unique()) and step.weight == step.n_labels / 15
-    assert step.loss == pytest.approx(step.sim + step.weight * step.con, rel=1e-5)
-
-
-@given(st.integers(1, 5))
-def test_T_updates_make_T_plus_1_readings(T):
-    x = torch.rand(1, 1, 6, 6)
-    net = response_net(1, 1, 4, 5)
-    before = [w.clone() for w in net.parameters()]
-    steps = list(fit(net, x, fsf(), T=T))
-    assert len(steps) == T + 1 and all(math.isfinite(s.loss) for s in steps)
-    assert any(not a.equal(b) for a, b in zip(before, net.parameters()))
-    assert not any(a.equal(b) for a, b in zip([s.response for s in steps], [s.response for s in steps][1:]))  # an update between each two
-
-
-def test_the_floor_bounds_the_weight_and_ends_the_fit():
-    x = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
-    seen = []
-    steps = list(fit(response_net(3, 1, 8, 8), x, lambda q: seen.append(q) or 300 / q, floor=4, T=60))
-    counts = [s.n_labels for s in steps]
-    assert counts[-1] <= 4 < min(counts[:-1])
-    assert seen == [max(q, 4) for q in counts] and max(s.weight for s in steps) <= 300 / 4
-    for floor in (counts[0], counts[0] + 1):  # there from the start, or below
-        assert [s.n_labels for s in fit(response_net(3, 1, 8, 8), x, scf(300), floor=floor, T=60)] == [counts[0]]
-
-
-def test_settled_needs_patience_and_calm():
-    calm = torch.zeros(4, 4, dtype=torch.int64)
-    restless = calm.clone()
-    restless[0] = 1  # a quarter of the pixels
-    watch = settled(tol=0.25, patience=3)
-    assert [watch(m) for m in (calm, calm, calm, calm)] == [False, False, False, True]
-    assert watch(restless) is False  # a quarter is not below a quarter: the count starts again
-    assert [watch(m) for m in (restless, restless, restless)] == [False, False, True]
-    never = settled(tol=0)
-    assert not any(never(calm) for _ in range(20))
-
-
-# --- partitions
-
-LABEL_MAPS = hnp.arrays(st.sampled_from([np.int64, np.int32, np.uint8, np.uint16]), st.tuples(st.integers(1, 7), st.integers(1, 7)),
-                        elements=st.integers(0, 4))
-
-
-def flood(labels):
-    "Connected components by a plain flood fill: {frozenset of pixels}."
-    left, parts = {(y, x) for y in range(labels.shape[0]) for x in range(labels.shape[1])}, set()
-    while left:
-        part, edge = set(), [left.pop()]
-        while edge:
-            y, x = edge.pop()
-            part.add((y, x))
-            for near in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
-                if near in left and labels[near] == labels[y, x]: left.remove(near); edge.append(near)
-        parts.add(frozenset(part))
-    return parts
-
-
-def sets(labels):
-    return {frozenset(map(tuple, np.argwhere(labels == i).tolist())) for i in np.unique(labels)}
-
-
-def ordered(labels):
-    areas = np.bincount(labels.ravel())
-    return labels.dtype == np.int64 and (areas > 0).all() and (np.diff(areas) <= 0).all()
-
-
-@given(LABEL_MAPS)
-def test_by_area_keeps_the_partition_and_orders_it(labels):
-    result = by_area(labels)
-    assert result.shape == labels.shape and ordered(result) and sets(result) == sets(labels)
-    np.testing.assert_array_equal(by_area(result), result)
-    np.testing.assert_array_equal(by_area(labels.astype(np.int64) * 1000 - 7), result)
-
-
-@given(LABEL_MAPS)
-def test_regions_are_the_flood_filled_components(labels):
-    result = regions(labels)
-    assert result.shape == labels.shape and ordered(result) and sets(result) == flood(labels)
-    np.testing.assert_array_equal(regions(result), result)
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int64, bool])
-def test_regions_of_labels_at_the_ends_of_their_type(dtype):
-    "As they come back from a saved picture: 0 and 255 are labels like all others."
-    low, high = (False, True) if dtype is bool else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-    assert regions(np.array([[high, low, high], [high, low, low]], dtype)).tolist() == [[1, 0, 2], [1, 0, 0]]
-
-
-@given(st.integers(1, 6), st.integers(1, 6), st.sampled_from([np.int64, np.uint8]), st.data())
-def test_vote_is_the_majority_of_each_patch(h, w, dtype, data):
-    draw = lambda high: np.array(data.draw(st.lists(st.integers(0, high), min_size=h * w, max_size=h * w)), dtype).reshape(h, w)
-    labels, patches = draw(255 if dtype == np.uint8 else 5), draw(4)
-    result = vote(labels, patches)
-    assert result.shape == labels.shape
-    for patch in np.unique(patches):
-        inside = labels[patches == patch].tolist()
-        assert set(result[patches == patch]) == {min(set(inside), key=lambda label: (-inside.count(label), label))}
-
-
-@pytest.mark.parametrize("shape", [(20, 30, 3), (20, 30, 1), (20, 30, 12), (1, 2, 3), (2, 40, 3)])
-def test_superpixels_are_connected_patches_numbered_from_0(shape):
-    image = np.random.default_rng(0).random(shape, dtype=np.float32)
-    patches = superpixels(image)
-    assert patches.shape == shape[:2] and sorted(np.unique(patches)) == list(range(patches.max() + 1))
-    assert math.prod(superpixels(image, max_pixels=40).shape) <= 40 or min(shape[:2]) <= 2
-
-
-def test_superpixels_see_edges_and_grow_with_their_scale(photo):
-    two = np.zeros((20, 30, 3), np.float32)
-    two[:, 13:] = 1
-    patches = superpixels(two)  # the method blurs the edge, where a few narrow patches may lie
-    assert len(np.unique(patches)) < 10 and len(np.unique(patches[:, :10])) == len(np.unique(patches[:, 16:])) == 1
-    assert patches[0, 0] != patches[0, -1]
-    assert superpixels(load_image(photo), 1).max() >= superpixels(load_image(photo), 1000).max()
-
-
-def test_corners_do_not_connect():
-    assert len(np.unique(regions(np.eye(3, dtype=int)))) == 5
-
-
 # --- segment: contract
 
 def test_result(photo, quick):
@@ -258,6 +132,19 @@ def test_the_working_resolution_is_kept_and_labels_come_back_at_full_size(photo,
     seg = segment(photo, max_pixels=200, callback=lambda step: shapes.add(tuple(step.labels.shape)), **quick)
     assert len(shapes) == 1 and math.prod(shapes.pop()) <= 200
     assert is_result(seg, photo.shape)
+
+
+def test_only_labels_in_use_may_win(photo, quick):
+    "Between two labels a third may have the largest enlarged response. If it won nowhere in the fit, it does not win in the result."
+    between = []
+    for seed in range(4):
+        steps = []
+        how = quick | dict(max_pixels=60, q=60, superpixels=0, min_labels=None, tol=0, seed=seed)
+        seg = segment(photo, callback=steps.append, **how)
+        response, used = steps[-1].response, steps[-1].labels.unique()
+        between.append(len(labels_at(response, photo.shape[:2]).unique()) > len(used))
+        np.testing.assert_array_equal(seg.labels, by_area(labels_at(response[used], photo.shape[:2]).numpy()))
+    assert any(between)  # or nothing was tried
 
 
 def test_settings_are_resolved_and_complete(photo, quick):
@@ -452,6 +339,8 @@ def test_the_smallest_working_resolutions(photo, quick, max_pixels):
     assert is_result(segment(photo[:3, :3], max_pixels=max_pixels, **quick), (3, 3, 3))
 
 
+# --- patches and features
+
 def test_patches_vote_on_the_labels_of_the_fit(photo, quick):
     plain, voted = segment(photo, superpixels=0, min_labels=None, **quick), segment(photo, superpixels=80, min_labels=None, **quick)
     np.testing.assert_array_equal(plain.history["loss"], voted.history["loss"])  # the fit is the same
@@ -562,12 +451,50 @@ def test_a_bar_with_labels_and_loss_on_long_fits_only(photo, quick, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-# --- files
+# --- figures
 
 @pytest.fixture(scope="module")
 def seg(photo):
     return segment(photo, M=1, p=8, q=8, T=3, progress=False, device="cpu")
 
+
+@pytest.fixture(autouse=True)
+def no_figure_is_left_open():
+    plt.close("all")
+    yield
+    assert not plt.get_fignums()
+
+
+def test_plot_shows_photo_and_segments(seg):
+    figure = seg.plot()
+    assert isinstance(figure, matplotlib.figure.Figure)
+    left, right = figure.axes
+    assert left.get_title() == "24 × 30, 3 bands" and right.get_title() == f"{seg.n_clusters} clusters, stopped: {seg.stop_reason}"
+    np.testing.assert_allclose(left.images[0].get_array(), seg.image)
+    np.testing.assert_array_equal(right.images[0].get_array(), overlay(seg.image, seg.labels))
+
+
+def test_a_segmentation_shows_itself(seg):
+    image = Image.open(io.BytesIO(seg._repr_png_()))
+    assert image.format == "PNG" and np.asarray(image.convert("RGB")).std() > 10
+    assert len(seg.plot().axes) == 2 and len(seg.plot_history().axes) == 3
+
+
+@pytest.mark.parametrize("shape", [(30, 2), (2, 60, 3), (12, 12, 12)])
+def test_odd_pictures_are_drawn_too(shape, quick):
+    odd = segment(np.random.default_rng(0).random(shape), **quick)
+    assert Image.open(io.BytesIO(odd._repr_png_())).size[0] > 100
+    odd.plot_history().canvas.draw()
+
+
+def test_curves_are_the_history(seg):
+    count, weight, losses = seg.plot_history().axes
+    drawn = {line.get_label(): line.get_ydata() for ax in (count, weight, losses) for line in ax.lines}
+    for name in ("n_labels", "weight", "sim", "con", "loss"): np.testing.assert_array_equal(drawn[name], seg.history[name])
+    assert any(list(line.get_ydata()) == [seg.opt_nC] * 2 for line in count.lines)  # the floor
+
+
+# --- files
 
 def painted(labels):
     "A Segmentation with these labels, made by hand."
@@ -651,18 +578,6 @@ def test_a_write_that_fails_leaves_nothing_behind(seg, tmp_path, monkeypatch, er
     monkeypatch.setattr(Image.Image, "save", half)
     with pytest.raises(type(error)): seg.save(path, overwrite=True)
     assert [f.read_text() for f in tmp_path.iterdir()] == ["precious"] * there_before
-
-
-def test_writing_shows_the_file_only_when_it_is_whole(tmp_path):
-    path = tmp_path / "table.csv"
-    with writing(path) as draft:
-        assert draft.parent == tmp_path and draft.suffix == ".csv" and draft != path
-        draft.write_text("whole")
-        assert not path.exists()
-    assert path.read_text() == "whole" and list(tmp_path.iterdir()) == [path]
-    with pytest.raises(ZeroDivisionError):
-        with writing(path, overwrite=True) as draft: draft.write_text("half"); 1 / 0
-    assert path.read_text() == "whole" and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX's")

@@ -10,7 +10,7 @@ from sklearn.metrics import pairwise_distances, silhouette_samples, silhouette_s
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from dynaseg.images import InputError
-from dynaseg.silhouette import SilhouettePhase, mean_silhouette, silhouette_phase
+from dynaseg.silhouette import SilhouettePhase, _sample, mean_silhouette, silhouette_phase
 
 RNG = np.random.default_rng(0)
 
@@ -42,6 +42,24 @@ def test_by_hand():
     assert mean_silhouette(D, np.array([1, 1, 0])) == mean_silhouette(D, np.array([0, 0, 1]))
     assert mean_silhouette(D, np.array([0, 1, 1])) == pytest.approx((0 + (2 - 8) / 8 + (10 - 8) / 10) / 3)  # a bad grouping is negative
     assert mean_silhouette(D, np.array([0, 1, 2])) == 0
+
+
+def test_a_and_b_by_hand():
+    """Points 0, 1 | 4, 6 | 20. a is the mean distance to the others of the group, b that to the nearest other group.
+
+    0: a = 1, b = (4 + 6) / 2 = 5; 1: a = 1, b = (3 + 5) / 2 = 4; 4: a = 2, b = (4 + 3) / 2 = 3.5; 6: a = 2, b = (6 + 5) / 2 = 5.5; 20 is alone."""
+    points = [0.0, 1, 4, 6, 20]
+    D = np.abs(np.subtract.outer(points, points))
+    expected = (4 / 5 + 3 / 4 + 1.5 / 3.5 + 3.5 / 5.5 + 0) / 5
+    assert mean_silhouette(D, np.array([0, 0, 1, 1, 2])) == pytest.approx(expected, rel=1e-12)
+    assert mean_silhouette(D, np.array([2, 2, 0, 0, 1])) == pytest.approx(expected, rel=1e-12)
+
+
+def test_distances_are_those_from_a_point_to_the_others():
+    "A matrix that is not symmetric: row i holds the distances of point i."
+    D = np.array([[0, 1, 4, 4], [3, 0, 2, 2], [8, 8, 0, 2], [8, 8, 4, 0.0]])
+    # a = 1, 3, 2, 4; b = 4, 2, 8, 8
+    assert mean_silhouette(D, np.array([0, 0, 1, 1])) == pytest.approx((3 / 4 - 1 / 3 + 6 / 8 + 4 / 8) / 4)
 
 
 def test_perfect_and_equal_groups():
@@ -103,19 +121,46 @@ def test_the_users_random_numbers_go_on_undisturbed():
     np.testing.assert_array_equal(np.random.get_state()[1], state)
 
 
-def test_distances_are_computed_once_on_a_sample_of_pixels(monkeypatch):
-    import sklearn.metrics
-    seen = []
-    monkeypatch.setattr(sklearn.metrics, "pairwise_distances", lambda points: seen.append(points) or pairwise_distances(points))
-    image = np.arange(30 * 40, dtype=float).reshape(30, 40, 1)
-    silhouette_phase(image, k_max=4, n_samples=200)
-    assert len(seen) == 1 and seen[0].shape == (200, 1)
-    assert len(np.unique(seen[0])) == 200  # without replacement
-    assert seen[0].max() > 900 and seen[0].min() < 300  # from the whole picture
+def test_the_sample_is_of_single_pixels_of_the_whole_picture():
+    "1200 pixels, all different: 200 of them, none twice, from everywhere; others with another seed."
+    image = np.arange(30 * 40 * 2, dtype=float).reshape(30, 40, 2)
+    points = _sample(image, 200, 0)
+    rows = points[:, 0] / 2
+    assert points.shape == (200, 2) and (points[:, 1] == points[:, 0] + 1).all() and len(np.unique(rows)) == 200
+    assert [((rows >= at) & (rows < at + 300)).sum() > 30 for at in (0, 300, 600, 900)] == [True] * 4
+    assert np.array_equal(_sample(image, 200, 0), points) and not np.array_equal(_sample(image, 200, 1), points)
+    for n in (1200, 1201): assert np.array_equal(_sample(image, n, 0), image.reshape(-1, 2))
+
+
+def test_a_sample_of_the_pixels_is_all_that_is_looked_at():
+    "The curve of the picture is that of its sample."
+    image = noisy(4)
+    whole = silhouette_phase(image, k_max=6, n_samples=150, seed=3)
+    assert whole.scores.tolist() == silhouette_phase(_sample(image, 150, 3), k_max=6, n_samples=150, seed=3).scores.tolist()
+
+
+def test_of_equal_scores_the_fewest_groups_win(monkeypatch):
+    scores = iter([0.25, 0.5, 0.5, 0.125])
+    monkeypatch.setattr("dynaseg.silhouette.mean_silhouette", lambda D, groups: next(scores))
+    phase = silhouette_phase(noisy(4), k_min=4, k_max=7)
+    assert phase.opt_nC == 5 and phase.scores.tolist() == [0.25, 0.5, 0.5, 0.125]
+
+
+@pytest.mark.parametrize("n, ks, found", [(1, [], 1), (2, [], 2), (3, [3], 3), (4, [3, 4], 4), (6, [3, 4, 5, 6], 6)])
+def test_never_more_groups_than_colours(n, ks, found):
+    "With fewer colours than k_min there is no curve, and the colours are counted."
+    phase = silhouette_phase(flat(n))
+    assert (phase.ks.tolist(), phase.opt_nC, len(phase.scores)) == (ks, found, len(ks))
+
+
+def test_the_bounds_of_the_settings_are_allowed():
+    image = noisy(3)
+    assert silhouette_phase(image, k_min=2, k_max=2, n_samples=3).ks.tolist() == [2]
+    assert silhouette_phase(image, k_min=3, k_max=3, n_samples=4).opt_nC == 3
 
 
 @pytest.mark.parametrize("wrong, words", [(dict(k_min=1), "k_min=1.*2 <= k_min"), (dict(k_min=9, k_max=5), "k_min=9, k_max=5.*k_min <= k_max"),
-                                          (dict(n_samples=26), "n_samples=26.*more than k_max=26"), (dict(k_max=5, n_samples=0), "n_samples=0")])
+                                          (dict(k_min=5, k_max=4), "k_min=5, k_max=4"), (dict(n_samples=26), "n_samples=26.*more than k_max=26"), (dict(k_max=5, n_samples=0), "n_samples=0")])
 def test_bad_settings_are_named(wrong, words):
     with pytest.raises(InputError, match=words): silhouette_phase(RNG.random((8, 8, 3)), **wrong)
 
