@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from .images import InputError, load_image
+from .words import document
 
 # %% ../nbs/13_datasets.ipynb #2eb58a5d
 @dataclass(frozen=True)
@@ -330,3 +331,6 @@ class ICoseg(Dataset):
             name = path.relative_to(images).with_suffix("").as_posix()
             records.append(Record(name, path, truth / f"{name}.png", _read_binary))
         super().__init__(records, subset, seed)
+
+# %% ../nbs/13_datasets.ipynb #7d6dac2d
+document(__name__)

@@ -17,6 +17,7 @@ import torch
 
 from .images import InputError
 from .loss import loss_gradient
+from .words import document
 
 # %% ../nbs/06_fit.ipynb #9e071abc
 class Step(NamedTuple):
@@ -143,3 +144,6 @@ def kept_memory():
 def _set_thresholds(libc, size):
     "From `size` bytes on, glibc hands freed memory back to the system."
     for threshold in _THRESHOLDS: libc.mallopt(threshold, size)
+
+# %% ../nbs/06_fit.ipynb #a8a6409d
+document(__name__)

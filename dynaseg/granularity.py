@@ -14,6 +14,7 @@ import numpy as np
 
 from .images import InputError
 from .outlines import MergeTree, basins, cut, means, merge_order, perceived, region_graph, resized, shrunk
+from .words import document
 
 # %% ../nbs/08_granularity.ipynb #cde0a6e1
 def enlarged(
@@ -291,3 +292,6 @@ def _part_without(edges, order, inside):
         return inside & (parts == parts[inside.argmax()])
     whole = component(edges)
     return whole if (whole != inside).any() else component(edges[order[:-1]])
+
+# %% ../nbs/08_granularity.ipynb #c62f62af
+document(__name__)

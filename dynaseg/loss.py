@@ -8,6 +8,8 @@ __all__ = ['similarity', 'continuity', 'loss_gradient']
 # %% ../nbs/03_loss.ipynb #4806bb19
 import torch
 
+from .words import document
+
 # %% ../nbs/03_loss.ipynb #ad6eec2a
 def similarity(
     r: torch.Tensor, # (1, q, H, W) response map
@@ -85,3 +87,6 @@ def loss_gradient(
         if first + 1 == stop: continue # a single row
         con += _add_steps(r[..., upper, :], r[..., lower, :], gradient[..., upper, :], gradient[..., lower, :], w, n_down)
     return sim, con, gradient
+
+# %% ../nbs/03_loss.ipynb #f1b5f760
+document(__name__)

@@ -263,3 +263,6 @@ def segment_many(
             for i in before: finished[i].result() # so that response maps do not pile up
             bar.update(len(where))
         return [finished[i].result() for i in range(len(images))]
+
+# %% ../nbs/12_many.ipynb #f0945aef
+document(__name__)

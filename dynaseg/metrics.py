@@ -18,6 +18,7 @@ import numpy as np
 
 from .images import InputError
 from .labels import regions
+from .words import document
 
 # %% ../nbs/14_metrics.ipynb #da77dde9
 def _compact(
@@ -738,3 +739,6 @@ def adapted_rand_error(
     "1 minus the F-score over pairs of pixels, in [0, 1], by scikit-image; 0 is perfect. Raises `InputError`."
     from skimage.metrics import adapted_rand_error
     return float(adapted_rand_error(*_flat_pair(labels, truth, ignore), ignore_labels=())[0])
+
+# %% ../nbs/14_metrics.ipynb #192bfd61
+document(__name__)

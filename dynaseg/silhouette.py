@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .images import InputError
+from .words import document
 
 # %% ../nbs/05_silhouette.ipynb #402d94ec
 def mean_silhouette(
@@ -101,3 +102,6 @@ def _end(opt_nC, k_min, k_max, distinct):
     if opt_nC == distinct: return "" # each colour is a group: there is nothing beyond
     if opt_nC == k_min: return "lower"
     return "upper" if opt_nC >= k_max - int(_NEAR * (k_max - k_min)) else ""
+
+# %% ../nbs/05_silhouette.ipynb #87f6fda1
+document(__name__)

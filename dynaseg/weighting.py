@@ -11,6 +11,7 @@ from collections.abc import Callable
 from numbers import Real
 
 from .images import InputError
+from .words import document
 
 # %% ../nbs/04_weighting.ipynb #62f49d2c
 def fixed(
@@ -53,3 +54,6 @@ def weighting(
                          f"{DEFAULT_MU['scf']:g} for SCF).")
     schedule = {"fsf": fsf, "scf": scf, "fixed": fixed}[variant]
     return schedule(float(mu))
+
+# %% ../nbs/04_weighting.ipynb #87b653de
+document(__name__)
