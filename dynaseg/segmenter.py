@@ -52,10 +52,11 @@ class Rule(NamedTuple):
         number = {int: Integral, float: Real}.get(self.kind, self.kind)
         if isinstance(value, np.bool_): value = bool(value)
         fits = isinstance(value, number) and isinstance(value, bool) == (self.kind is bool)
-        if fits and self.kind is str: fits = value in self.choices
-        if fits and self.kind in (int, float): fits = self.low <= value <= self.high
+        plain = self.kind(value) if fits else value
+        if fits and self.kind is str: fits = plain in self.choices
+        if fits and self.kind in (int, float): fits = self.low <= plain <= self.high
         if not fits: raise InputError(f"{name}={value!r}; expected {self.expected}.")
-        return self.kind(value)
+        return plain
 
 def whole(
     low: int, # the least that is allowed
@@ -141,7 +142,7 @@ class Segmentation:
         if min_size is not None: settings["min_size"] = min_size
         for name in (*asked, "min_size"): settings[name] = _checked(name, settings[name])
         _check_answer(settings)
-        return replace(self, **_answer(self.hierarchy, settings), settings=settings)
+        return replace(self, **_answer(self.hierarchy, settings, self.floor), settings=settings)
 
     def merge(self,
         a: int, # a label
@@ -253,10 +254,10 @@ def _touch(one, other):
     return across.any() or down.any()
 
 # %% ../nbs/11_segmenter.ipynb #da35cb72
-def _answer(hierarchy, settings):
+def _answer(hierarchy, settings, floor):
     "The labels that the settings ask for, by patches: (labels, of_patch) as keywords of a `Segmentation`."
     n_segments, level, least = settings["n_segments"], settings["level"], settings["min_size"]
-    if n_segments is not None or level is not None: of_patch = hierarchy.segments(n_segments, level, least)
+    if n_segments is not None or level is not None: of_patch = hierarchy.segments(n_segments, level, least, floor or 1)
     else: of_patch = hierarchy.clusters(settings["cluster_level"], least, settings["n_clusters"])
     return _ordered(hierarchy.at_pixels(of_patch), of_patch)
 
@@ -363,7 +364,7 @@ def segment(
     preset: one_of("clusters", "segments", "paper") = "clusters", # "clusters", "segments" or "paper" (the published method): where settings that are None come from
     n_segments: whole(1) = None, # exactly so many connected segments
     n_clusters: whole(1) = None, # exactly so many clusters, each perhaps in several places
-    level: number(0) = None, # connected segments, from merges up to this level of the merge tree: larger is coarser, 1 is typical
+    level: number(0) = None, # connected segments, from merges up to this level of the merge tree: larger is coarser, 1 is typical; no fewer than the floor
     min_size: whole(0) = None, # pixels of the smallest segment; None: 1/10,000 of the photo
     max_pixels: whole(0) = None, # working resolution of the network, pixels; 0: full resolution
     seed: whole(0, 2**32 - 1) = 0, # of the initial weights and the silhouette sample
@@ -545,7 +546,7 @@ def finish(
     hierarchy = Hierarchy(ready.image, _kept_softmax(response, ready.image))
     pixel_by_pixel = not settings["cluster_level"] and all(settings[name] is None for name in ("n_segments", "n_clusters", "level"))
     if pixel_by_pixel: answer = _ordered(labels_at(response, ready.image.shape[:2]).cpu().numpy(), None)
-    else: answer = _answer(hierarchy, settings)
+    else: answer = _answer(hierarchy, settings, ready.stop_at)
     return Segmentation(**answer, image=ready.image, floor=ready.floor, stop_reason=fitted.reason, history=fitted.history, settings=settings,
                         seconds=time.perf_counter() - ready.start, hierarchy=hierarchy)
 
