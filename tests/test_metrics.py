@@ -655,6 +655,8 @@ def test_boundaries_by_hand():
     np.testing.assert_array_equal(boundary_map(quarters), cross)
     stairs = np.tri(9, dtype=int) # both pixels at each step differ from a neighbour; of the two, one is left
     assert len(slow_edges(stairs)) == 16 and boundary_map(stairs).sum() == 9
+    dot = np.array([[0, 0, 0], [0, 1, 0], [0, 0, 0]]) # it and its neighbours above, left and above left: four pixels
+    assert len(slow_edges(dot)) == 4 and boundary_map(dot).sum() == 1 # a block of 2 x 2 is thinned to one; three would leave two
     assert not boundary_map(blank((3, 3))).any()
     with pytest.raises(InputError, match="got float64"): boundary_map(np.zeros((2, 2)))
 
@@ -721,11 +723,11 @@ def test_boundary_sums_agree_with_all_matchings(stack, tolerance):
 
 
 def test_boundary_scores_by_hand():
-    # two photos, two levels. A: P 3/3, R 3/6, F .667, then P 6/12, R 6/6, F .667. B: P 1/4, R 1/4, then P 3/4, R 3/4
+    # two photos, two levels. A: P 3/3, R 3/6, F .667, then P 6/12, R 6/6, F .667. B: P 1/1, R 1/4, F .4, then P 3/4, R 3/4
     sums = np.array([[[3, 3], [6, 6]], [[1, 1], [3, 3]]])
-    counts = np.array([[[3, 6], [12, 6]], [[4, 4], [4, 4]]])
+    counts = np.array([[[3, 6], [12, 6]], [[1, 4], [4, 4]]])
     scores = boundary_scores(sums, counts)
-    precision, recall = [4 / 7, 9 / 16], [4 / 10, 9 / 10] # of both photos together
+    precision, recall = [4 / 4, 9 / 16], [4 / 10, 9 / 10] # of both photos together
     f = [2 * p * r / (p + r) for p, r in zip(precision, recall)]
     assert scores["boundary ODS"] == pytest.approx(max(f))
     p, r = (3 + 3) / (3 + 4), (3 + 3) / (6 + 4) # A at its first level, B at its second
