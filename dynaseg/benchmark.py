@@ -332,9 +332,3 @@ def report(
         difference, low, high = paired_difference(groups[base], mine)
         lines.append(f"| {method} | {settings} | {difference:+.3f} | {low:+.3f} to {high:+.3f} |")
     return table(rows) + "\n\n" + "\n".join(lines)
-
-# %% ../nbs/17_benchmark.ipynb #51b7fd02
-#| eval: false
-if __name__ == "__main__":
-    from dynaseg.speed import main
-    main()

@@ -59,9 +59,9 @@ class FeatureMap(nn.Module):
         try: maps = self.extractor(x)
         except ValueError as e:
             if "more than 1 value per channel" not in str(e): raise
-            raise InputError(f"An image of {x.shape[2]} x {x.shape[3]} pixels is too small for this extractor: a batch norm "
-                             "in it, in training mode, sees a single pixel. Raise max_pixels, take fewer levels, or keep its "
-                             "weights (freeze=True).") from e
+            raise InputError(f"An image of {x.shape[2]} x {x.shape[3]} pixels is too small for this extractor: a "
+                             "batch norm in it, in training mode, sees a single pixel. Raise max_pixels, take fewer "
+                             "levels, or keep its weights (freeze=True).") from e
         levels = (project(_fit_for(x, level)) for project, level in zip(self.project, levels_of(maps), strict=True))
         enlarged = (F.interpolate(level, x.shape[2:], mode="bilinear") for level in levels)
         return self.block(sum(enlarged))
@@ -82,7 +82,8 @@ def channels_of(
         with torch.no_grad(): maps = extractor(x)
     except InputError: raise
     except Exception as e: # an extractor of the user's own raises whatever it likes
-        raise InputError(f"The extractor failed on an image of shape {tuple(x.shape)} ({type(e).__name__}: {e}).") from e
+        shape = tuple(x.shape)
+        raise InputError(f"The extractor failed on an image of shape {shape} ({type(e).__name__}: {e}).") from e
     if x._version != version: raise InputError("The extractor changed its input; let it work on a copy (x.clone()).")
     levels = levels_of(maps)
     if not all(level.isfinite().all() for level in levels):
@@ -91,7 +92,7 @@ def channels_of(
 
 # %% ../nbs/08_extractors.ipynb #5b05f65a
 class Frozen(nn.Module):
-    "An extractor that is not fitted: evaluation mode, no gradients, and one computation as long as image and weights stay."
+    "An extractor that is not fitted: evaluation mode, no gradients; computed once while image and weights stay."
     def __init__(self,
         net: Extractor, # a module is put into evaluation mode, its parameters cut off from gradients
     ):
