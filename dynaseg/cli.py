@@ -25,7 +25,7 @@ from typing import Annotated, Optional
 import typer
 from typer.core import TyperCommand
 
-from .words import parameters
+from .words import document, parameters
 
 # %% ../nbs/19_cli.ipynb #874ff5be
 FILES = ("labels.png", "overlay.png", "history.csv", "settings.json")
@@ -403,3 +403,6 @@ def _warning_line(message, *where, **more):
     text = as_options(str(message))
     if text not in _said: print(f"warning: {text}", file=sys.stderr)
     _said.add(text)
+
+# %% ../nbs/19_cli.ipynb #b202f39e
+document(__name__)
