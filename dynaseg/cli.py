@@ -25,7 +25,7 @@ from typing import Annotated, Optional
 import typer
 from typer.core import TyperCommand
 
-from .words import document, parameters
+from .words import parameters
 
 # %% ../nbs/19_cli.ipynb #874ff5be
 FILES = ("labels.png", "overlay.png", "history.csv", "settings.json")
@@ -404,5 +404,6 @@ def _warning_line(message, *where, **more):
     if text not in _said: print(f"warning: {text}", file=sys.stderr)
     _said.add(text)
 
-# %% ../nbs/19_cli.ipynb #b202f39e
-document(__name__)
+# %% ../nbs/19_cli.ipynb #62afda4a
+#| eval: false
+if __name__ == "__main__": main()
