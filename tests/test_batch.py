@@ -614,7 +614,7 @@ def test_what_a_run_did_is_a_table():
 
 def test_the_examples_of_several_machines_are_commands(repo, tmp_path):
     "With stand-ins for torchrun, srun and scontrol, a shell reads the two examples as what they should be."
-    text = "".join("".join(cell["source"]) for cell in json.loads((repo / "nbs" / "14_batch.ipynb").read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "markdown")
+    text = "".join("".join(cell["source"]) for cell in json.loads((repo / "nbs" / "15_batch.ipynb").read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "markdown")
     examples = [part.split("```")[0] for part in text.split("```sh\n")[1:]]
     for name, does in {"torchrun": 'printf "%s\\n" "$@"', "srun": '"$@"', "scontrol": "echo node1; echo node2"}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n"); (tmp_path / name).chmod(0o755)

@@ -526,7 +526,7 @@ def test_timm_by_name_in_segment(photo, quick, theirs):
     how = quick | dict(features="timm:resnet10t", weights=theirs[1])
     first = segment(photo, **how)
     assert np.array_equal(first.labels, segment(photo, **how).labels) and first.labels.shape == photo.shape[:2]
-    assert segment(photo, **how, on="features").opt_nC >= 2
+    assert segment(photo, **how, on="features").floor >= 2
 
 
 def test_timms_own_weights_from_the_cache(theirs, tmp_path, monkeypatch, timm):
@@ -608,7 +608,7 @@ def test_segment_takes_every_extractor_and_repeats_itself(photo, quick, file, fe
     first, again = segment(photo, **how), DynaSeg(**how).fit(photo).segmentation_
     assert first.labels.shape == photo.shape[:2] and first.labels.dtype == np.int64
     assert np.array_equal(first.labels, again.labels) and first.history["loss"].tolist() == again.history["loss"].tolist()
-    assert 2 <= first.opt_nC <= 26
+    assert 2 <= first.floor <= 26
 
 
 def test_the_silhouette_phase_can_look_at_features(quick):
@@ -617,8 +617,8 @@ def test_the_silhouette_phase_can_look_at_features(quick):
     colours = np.array([[r, g, 0.5] for r in (0.1, 0.4, 0.6, 0.9) for g in (0.2, 0.8)])[rng.integers(0, 8, (30, 40))]
     image = (colours + rng.normal(0, 0.01, colours.shape)).clip(0, 1).astype(np.float32)
     how = quick | dict(features=extractor, p=3)
-    assert segment(image, **how, on="features").opt_nC == 4 == silhouette_phase(image * np.float32([1, 0, 0])).opt_nC
-    assert segment(image, **how, on="image").opt_nC == segment(image, **how).opt_nC == 8
+    assert segment(image, **how, on="features").floor == 4 == silhouette_phase(image * np.float32([1, 0, 0])).opt_nC
+    assert segment(image, **how, on="image").floor == segment(image, **how).floor == 8
 
 
 def test_an_image_too_small_for_batch_norm_in_training_is_told(photo, quick):

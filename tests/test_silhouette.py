@@ -62,6 +62,13 @@ def test_distances_are_those_from_a_point_to_the_others():
     assert mean_silhouette(D, np.array([0, 0, 1, 1])) == pytest.approx((3 / 4 - 1 / 3 + 6 / 8 + 4 / 8) / 4)
 
 
+def test_a_number_that_no_point_has_is_no_group():
+    "Groups 0 and 2 are two groups: no division by the size of an empty one."
+    D = np.abs(np.subtract.outer([0.0, 2, 10], [0.0, 2, 10]))
+    assert mean_silhouette(D, np.array([0, 0, 2])) == mean_silhouette(D, np.array([0, 0, 1]))
+    with pytest.raises(InputError, match="1 group; expected at least two"): mean_silhouette(D, np.array([4, 4, 4]))
+
+
 def test_perfect_and_equal_groups():
     D = np.array([[0, 0, 1.0, 1], [0, 0, 1, 1], [1, 1, 0, 0], [1, 1, 0, 0]])
     assert mean_silhouette(D, np.array([0, 0, 1, 1])) == 1
@@ -184,3 +191,67 @@ def test_it_takes_one_thread_and_leaves_the_program_its_own(monkeypatch, fails):
         with pytest.raises(ZeroDivisionError) if fails else nullcontext(): silhouette_phase(noisy(4))
         assert threads() == {2}
     assert seen[0] == seen[-1] == {1}
+
+
+# --- what has no score, and where the range ends
+
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
+def test_a_k_that_k_means_cannot_fill_never_wins():
+    "Depths in three far groups, each of a few values that 32 bits hardly tell apart: k-means finds fewer groups than asked for."
+    rng = np.random.default_rng(0)
+    depth = 4000 + rng.integers(0, 12, (100, 100))
+    depth[30:60, 30:60] = 1500 + rng.integers(0, 10, (30, 30))
+    depth[:8] = 65535
+    points = (depth / 65535).astype(np.float32)[..., None]
+    phase = silhouette_phase(points)
+    assert phase.opt_nC == 3 and np.isfinite(phase.scores).all() and len(phase.ks) == len(phase.scores)
+    assert 3 < phase.ks[-1] < 26, "the case should have such a k"
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_no_numbers_are_refused(bad):
+    image = RNG.random((20, 20, 3))
+    image[3, 4, 1] = bad
+    with pytest.raises(InputError, match="NaN or infinite"): silhouette_phase(image)
+    assert silhouette_phase(image[:3]).opt_nC  # the rest of it is fine
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+def test_distances_that_overflow_are_refused():
+    image = np.float32(3e38) * np.where(RNG.random((20, 20, 3)) < 0.5, -1, RNG.random((20, 20, 3))).astype(np.float32)
+    with pytest.raises(InputError, match="so large that a distance is"): silhouette_phase(image)
+
+
+@pytest.mark.parametrize("values, want", [([0.5], 1), ([0.5, 0.75], 2), ([0, 1e-20], 2)])
+def test_one_or_two_colours(values, want):
+    points = np.tile(np.array(values, np.float32), 30)[:, None]
+    phase = silhouette_phase(points)
+    assert phase.opt_nC == want and phase.is_maximum and not len(phase.ks)
+
+
+def test_an_end_of_the_range_is_no_maximum():
+    "Six flat colours are six groups, wherever the range ends; six noisy ones could be fewer than the least tried."
+    six = flat(6)
+    for k_min, k_max, opt_nC, end in [(2, 6, 6, ""), (2, 26, 6, ""), (6, 9, 6, ""), (7, 9, 6, "")]:
+        phase = silhouette_phase(six, k_min=k_min, k_max=k_max)
+        assert (phase.opt_nC, phase.end) == (opt_nC, end), (k_min, k_max)
+        assert phase.is_maximum == (end == "")
+    noise = noisy(6)
+    assert [silhouette_phase(noise, k_min=k).end for k in (5, 6)] == ["", "lower"]
+
+
+def test_a_curve_that_rises_to_the_end_has_no_maximum():
+    "64 colours on a grid, with noise: more groups are always better, and the best of 3 to 26 is one of the last by chance."
+    grid = np.stack(np.meshgrid(*[np.arange(4.0)] * 3), -1).reshape(-1, 3)
+    rng = np.random.default_rng(1)
+    phase = silhouette_phase(grid[rng.integers(64, size=2000)] + rng.normal(0, 0.02, (2000, 3)))
+    assert phase.opt_nC in (25, 26) and phase.end == "upper" and not phase.is_maximum
+
+
+@pytest.mark.parametrize("opt_nC, end", [(3, "lower"), (4, ""), (24, ""), (25, "upper"), (26, "upper")])
+def test_which_k_is_an_end(opt_nC, end, monkeypatch):
+    "Scores made up, highest at opt_nC."
+    scores = iter(np.arange(3, 27) == opt_nC)
+    monkeypatch.setattr("dynaseg.silhouette.mean_silhouette", lambda D, groups: float(next(scores)))
+    phase = silhouette_phase(RNG.random((20, 20, 3)))
+    assert (phase.opt_nC, phase.end) == (opt_nC, end)
