@@ -168,6 +168,13 @@ def test_the_defaults_are_the_papers():
     assert sum(1 for _ in fit(Responses(flat), flat, fsf())) == 1001
 
 
+def test_a_fit_computes_gradients_where_they_are_switched_off():
+    start = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]])
+    expected = list(fit(Responses(start.clone()), start, fsf(), T=2))
+    with torch.no_grad(): found = list(fit(Responses(start.clone()), start, fsf(), T=2))
+    for one, other in zip(found, expected, strict=True): assert one.response.equal(other.response)
+
+
 def test_of_equal_responses_the_first_label_is_taken():
     r = torch.tensor([[[[0.0, 1.0]], [[2.0, 1.0]], [[2.0, 0.0]]]])
     step = next(fit(Responses(r), r, fsf()))

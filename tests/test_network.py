@@ -209,3 +209,10 @@ def test_a_border_of_three_labels_is_looked_at_in_every_strip():
     whole = labels_at(r, (23, 20), 23)
     assert len(whole.unique()) == 3
     for strip in (1, 2, 5, 22, 64): assert labels_at(r, (23, 20), strip).equal(whole)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_places_are_exact_where_scores_are_not(dtype):
+    "In half precision a place in a wide picture would be off by pixels."
+    r = torch.randn(3, 2, 40, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert labels_at(r, (4, 3000)).equal(labels_at(r.float(), (4, 3000)))

@@ -88,6 +88,12 @@ def test_phase_is_k_means_and_silhouette_for_each_k():
     assert isinstance(phase.opt_nC, int) and phase.opt_nC == phase.ks[np.argmax(phase.scores)]
 
 
+def test_defaults():
+    "The authors' range of k, a thousand pixels, seed 0."
+    image = noisy(4)
+    assert silhouette_phase(image).scores.tolist() == silhouette_phase(image, 3, 26, 1000, 0).scores.tolist()
+
+
 def test_default_range_is_the_authors():
     assert silhouette_phase(RNG.random((20, 20, 3))).ks.tolist() == list(range(3, 27))
 
