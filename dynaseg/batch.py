@@ -34,10 +34,11 @@ from . import __version__
 from .datasets import Photos
 from .images import InputError, load_image
 from .labels import overlay, writing
-from .segmenter import PRESETS, Segmentation, check_settings, segment
+from .segmenter import PRESETS, SETTINGS, Segmentation, check_settings, segment
 
 try: from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, lockf
 except ImportError: LOCK_EX = LOCK_NB = LOCK_SH = LOCK_UN = 0; lockf = None # Windows
+from .words import document
 
 # %% ../nbs/15_batch.ipynb #f6b5917e
 def find_images(
@@ -55,7 +56,7 @@ def find_images(
     return fits
 
 # %% ../nbs/15_batch.ipynb #5f8646aa
-ROW = dict.fromkeys(("path", "bytes", "sha256", "size", "settings", "n_clusters", "opt_nC", "stop_reason", "reduced_to", "seconds", "outputs", "error"))
+ROW = dict.fromkeys(("path", "bytes", "sha256", "size", "settings", "n_clusters", "floor", "stop_reason", "reduced_to", "seconds", "outputs", "error"))
 
 def sha256(
     path: str | os.PathLike, # a file
@@ -238,7 +239,7 @@ def fitted(
 ) -> Segmentation:
     "`segment`, again and again at a quarter of the working resolution while memory does not suffice."
     pixels, limit = image.shape[0] * image.shape[1], settings.get("max_pixels")
-    if limit is None: limit = PRESETS[settings.get("preset", "fast")]["max_pixels"]
+    if limit is None: limit = PRESETS[settings.get("preset", SETTINGS["preset"])]["max_pixels"]
     pixels = min(pixels, limit or pixels)
     while True:
         try: return fit(image, **settings)
@@ -297,7 +298,7 @@ class _Job:
         self.source, self.out, self.suffix, self.overlays = Path(source), Path(out), suffix, overlays
         if self.out.exists() and not self.out.is_dir(): raise InputError(f"{str(out)!r} is a file; expected a folder for the results.")
         self.settings = settings | {"progress": False, "device": _own_slice(settings.get("device"))}
-        resolved, _, _ = check_settings(**{name: value for name, value in self.settings.items() if name != "progress"})
+        resolved = check_settings(**{name: value for name, value in self.settings.items() if name != "progress"}).settings
         self.key, self.max_pixels = settings_hash(resolved, suffix, overlays), resolved["max_pixels"]
 
     def read(self, name, manifest):
@@ -328,7 +329,7 @@ class _Job:
             if isinstance(e, OSError) and e.errno in HOPELESS: raise
             return {"error": in_words(e)}
         used = seg.settings["max_pixels"]
-        return dict(outputs=outputs, size=list(seg.labels.shape), n_clusters=seg.n_clusters, opt_nC=seg.opt_nC, stop_reason=seg.stop_reason,
+        return dict(outputs=outputs, size=list(seg.labels.shape), n_clusters=seg.n_clusters, floor=seg.floor, stop_reason=seg.stop_reason,
                     reduced_to=None if used == self.max_pixels else used, seconds=round(seg.seconds, 3))
 
 # %% ../nbs/15_batch.ipynb #3a2e5bf8
@@ -493,3 +494,6 @@ def segment_folder(
             run.manifest.refresh()
     finally: Image.MAX_IMAGE_PIXELS = limit
     return _summary(outcomes, run.manifest.rows, start)
+
+# %% ../nbs/15_batch.ipynb #413fcdf8
+document(__name__)

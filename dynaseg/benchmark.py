@@ -26,6 +26,7 @@ from .metrics import GROUPS, blank, scorer
 from .segmenter import MU, PRESETS, check_settings, segment
 from .silhouette import silhouette_phase
 from .speed import measured
+from .words import document
 
 # %% ../nbs/18_benchmark.ipynb #09184464
 def kmeans(
@@ -236,7 +237,7 @@ def _chosen(methods, settings):
 def _fitted(all_settings, named):
     "A function of image and seed that runs `segment`, the words and the fingerprint of its settings. Raises `InputError`."
     def f(image, seed, callback=None): return segment(image, seed=seed, progress=False, callback=callback, **all_settings).labels
-    resolved = check_settings(**all_settings)[0] | {"device": None}
+    resolved = check_settings(**all_settings).settings | {"device": None}
     mark = zlib.crc32(json.dumps(resolved, sort_keys=True, default=_name).encode())
     return f, " ".join(f"{name}={_name(value)}" for name, value in named.items()), f"{mark:08x}"
 
@@ -333,8 +334,5 @@ def report(
         lines.append(f"| {method} | {settings} | {difference:+.3f} | {low:+.3f} to {high:+.3f} |")
     return table(rows) + "\n\n" + "\n".join(lines)
 
-# %% ../nbs/18_benchmark.ipynb #51b7fd02
-#| eval: false
-if __name__ == "__main__":
-    from dynaseg.speed import main
-    main()
+# %% ../nbs/18_benchmark.ipynb #1cd3ea47
+document(__name__)

@@ -6,6 +6,7 @@
 __all__ = ['Maps', 'Extractor', 'levels_of', 'FeatureMap', 'channels_of', 'Frozen', 'AtScales']
 
 # %% ../nbs/09_extractors.ipynb #h0000021
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from numbers import Real
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .images import InputError
+from .words import document
 
 # %% ../nbs/09_extractors.ipynb #7281b002
 Maps: TypeAlias = torch.Tensor | Sequence[torch.Tensor] | Mapping[str, torch.Tensor]
@@ -31,10 +33,12 @@ def levels_of(
     for level in levels or [levels]:
         what = repr(level)[:60]
         if isinstance(level, torch.Tensor):
-            if level.ndim == 4 and level.shape[0] == 1 and level.is_floating_point() and level.numel(): continue
+            is_map = level.ndim == 4 and level.shape[0] == 1 and level.numel() > 0
+            if is_map and level.is_floating_point(): continue
             what = f"a tensor of shape {tuple(level.shape)} and {level.dtype}"
-        raise InputError(f"The extractor returned {what}; expected a float tensor (1, p', h', w'), or a list, tuple or dictionary "
-                         "of them. (Transformer tokens (1, n, p') have to be laid out as a map first; a classifier is cut off before it pools.)")
+        raise InputError(f"The extractor returned {what}; expected a float tensor (1, p', h', w'), or a list, tuple or "
+                         "dictionary of them. (Transformer tokens (1, n, p') have to be laid out as a map first; "
+                         "a classifier is cut off before it pools.)")
     return levels
 
 # %% ../nbs/09_extractors.ipynb #8417e6b6
@@ -47,17 +51,21 @@ class FeatureMap(nn.Module):
     ):
         super().__init__()
         self.extractor = extractor
-        self.project = nn.ModuleList(nn.Identity() if c == p else nn.Conv2d(c, p, kernel_size=1) for c in channels)
-        self.block = nn.Identity() if [*channels] == [p] else nn.Sequential(nn.ReLU(), nn.BatchNorm2d(p))
+        convolutions = (nn.Identity() if c == p else nn.Conv2d(c, p, kernel_size=1) for c in channels)
+        self.project = nn.ModuleList(convolutions)
+        is_the_map = list(channels) == [p] # one level of p channels: there is nothing to add up
+        self.block = nn.Identity() if is_the_map else nn.Sequential(nn.ReLU(), nn.BatchNorm2d(p))
 
     def forward(self, x):
         try: maps = self.extractor(x)
         except ValueError as e:
             if "more than 1 value per channel" not in str(e): raise
-            raise InputError(f"An image of {x.shape[2]} x {x.shape[3]} pixels is too small for this extractor: a batch norm in it, in training "
-                             "mode, sees a single pixel. Raise max_pixels, take fewer levels, or keep its weights (freeze=True).") from e
+            raise InputError(f"An image of {x.shape[2]} x {x.shape[3]} pixels is too small for this extractor: a "
+                             "batch norm in it, in training mode, sees a single pixel. Raise max_pixels, take fewer "
+                             "levels, or keep its weights (freeze=True).") from e
         levels = (project(_fit_for(x, level)) for project, level in zip(self.project, levels_of(maps), strict=True))
-        return self.block(sum(F.interpolate(level, x.shape[2:], mode="bilinear") for level in levels))
+        enlarged = (F.interpolate(level, x.shape[2:], mode="bilinear") for level in levels)
+        return self.block(sum(enlarged))
 
 # %% ../nbs/09_extractors.ipynb #0b6d2f13
 def _fit_for(x, level):
@@ -75,22 +83,26 @@ def channels_of(
         with torch.no_grad(): maps = extractor(x)
     except InputError: raise
     except Exception as e: # an extractor of the user's own raises whatever it likes
-        raise InputError(f"The extractor failed on an image of shape {tuple(x.shape)} ({type(e).__name__}: {e}).") from e
+        shape = tuple(x.shape)
+        raise InputError(f"The extractor failed on an image of shape {shape} ({type(e).__name__}: {e}).") from e
     if x._version != version: raise InputError("The extractor changed its input; let it work on a copy (x.clone()).")
     levels = levels_of(maps)
-    if not all(level.isfinite().all() for level in levels): raise InputError("The extractor returned values that are not finite (NaN or infinity).")
+    if not all(level.isfinite().all() for level in levels):
+        raise InputError("The extractor returned values that are not finite (NaN or infinity).")
     return [level.shape[1] for level in levels]
 
 # %% ../nbs/09_extractors.ipynb #5b05f65a
 class Frozen(nn.Module):
-    "An extractor that is not fitted: evaluation mode, no gradients, and one computation as long as image and weights stay."
+    "An extractor that is not fitted: evaluation mode, no gradients; computed once while image and weights stay."
     def __init__(self,
         net: Extractor, # a module is put into evaluation mode, its parameters cut off from gradients
     ):
         super().__init__()
         self.net = net.eval() if isinstance(net, nn.Module) else net
         for weight in self.parameters(): weight.requires_grad_(False)
-        self.image = self.state = self.maps = None
+        self.image = None
+        self.state = None
+        self.maps = None
 
     def train(self, mode=True):
         "Stays in evaluation mode."
@@ -99,7 +111,9 @@ class Frozen(nn.Module):
     def forward(self, x):
         state = [x._version, *(w._version for w in chain(self.parameters(), self.buffers()))]
         if self.image is not x or self.state != state:
-            with torch.no_grad(): self.image, self.state, self.maps = x, state, self.net(x)
+            with torch.no_grad(): self.maps = self.net(x)
+            self.image = x
+            self.state = state
         return self.maps
 
 # %% ../nbs/09_extractors.ipynb #c9e41b11
@@ -110,12 +124,18 @@ class AtScales(nn.Module):
         scales: Sequence[float] = (1.0, 0.5), # of height and width; 1 is as it is
     ):
         super().__init__()
-        if not callable(extractor): raise InputError(f"AtScales({extractor!r}); expected a function or an nn.Module, such as resnet18_fpn().")
-        if not isinstance(scales, (list, tuple)) or not scales or not all(isinstance(s, Real) and 0 < s < float("inf") for s in scales):
+        if not callable(extractor):
+            raise InputError(f"AtScales({extractor!r}); expected a function or an nn.Module, such as resnet18_fpn().")
+        listed = isinstance(scales, (list, tuple)) and len(scales) > 0
+        if not listed or not all(isinstance(s, Real) and 0 < s < math.inf for s in scales):
             raise InputError(f"scales={scales!r}; expected numbers above 0 in a list or tuple, such as (1, 0.5).")
-        self.extractor, self.scales = extractor, scales
+        self.extractor = extractor
+        self.scales = scales
 
     def forward(self, x):
         sizes = ([max(1, round(n * s)) for n in x.shape[2:]] for s in self.scales)
         views = (F.interpolate(x, size, mode="bilinear", antialias=True) for size in sizes)
         return [level for view in views for level in levels_of(self.extractor(view))]
+
+# %% ../nbs/09_extractors.ipynb #9124c056
+document(__name__)

@@ -12,11 +12,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from numbers import Integral
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from .images import InputError
 from .loss import loss_gradient
+from .words import document
 
 # %% ../nbs/06_fit.ipynb #9e071abc
 class Step(NamedTuple):
@@ -49,7 +49,9 @@ def precision(
     device: torch.device, # where the network is
     autocast: bool = False, # convolutions in bfloat16
 ) -> AbstractContextManager:
-    "Inside it networks compute as `autocast` says, whatever the program around it has chosen. `RuntimeError` if the device cannot."
+    """Inside it networks compute as `autocast` says, whatever the program around it has chosen.
+
+    Raises `RuntimeError` if the device cannot."""
     known = autocast or torch.amp.is_autocast_available(device.type)
     return torch.autocast(device.type, torch.bfloat16, enabled=autocast) if known else nullcontext()
 
@@ -66,7 +68,9 @@ def fit(
     weight_decay: float = 0.0, # of SGD
     autocast: bool = False, # convolutions in bfloat16
 ) -> Iterator[Step]:
-    "Yields T + 1 readings with an SGD update between each two; fewer when q' <= floor, which is the last (DynaSeg, method)."
+    """Yields T + 1 readings with an SGD update between each two; fewer when q' <= floor, which is the last.
+
+    (Guermazi, Ksantini and Khan, DynaSeg, 2024: its method.)"""
     velocities = [torch.zeros_like(weight) for weight in net.parameters()]
     for t in range(T + 1):
         with precision(x.device, autocast): r = net(x)
@@ -75,9 +79,12 @@ def fit(
         q_prime = int(labels.flatten().bincount().count_nonzero())
         w = weighting(max(q_prime, floor, 1))
         sim, con, gradient = loss_gradient(response, labels, w)
-        yield Step(response, labels, q_prime, w, sim.item(), con.item(), (sim + w * con).item())
+        loss = sim + w * con
+        yield Step(response, labels, q_prime, w, sim.item(), con.item(), loss.item())
         if q_prime <= floor or t == T: return
-        net.zero_grad(); r.backward(gradient[None]); sgd_step(net.parameters(), velocities, lr, momentum, weight_decay)
+        net.zero_grad()
+        r.backward(gradient[None])
+        sgd_step(net.parameters(), velocities, lr, momentum, weight_decay)
 
 # %% ../nbs/06_fit.ipynb #a723c9fc
 def settled(
@@ -85,11 +92,13 @@ def settled(
     patience: int = 5, # updates in a row
 ) -> Callable[[torch.Tensor], bool]:
     "A watcher of label maps: True once fewer than `tol` of the pixels changed in each of the last `patience` updates."
-    last, calm = None, 0
+    last = None
+    calm = 0
     def watch(labels):
         nonlocal last, calm
         changed = 1.0 if last is None else (labels != last).float().mean().item()
-        last, calm = labels, calm + 1 if changed < tol else 0
+        calm = calm + 1 if changed < tol else 0
+        last = labels
         return calm >= patience
     return watch
 
@@ -99,8 +108,12 @@ class Recorder:
     def __init__(self,
         every: int = 1, # iterations between two frames
     ):
-        if not isinstance(every, Integral) or every < 1: raise InputError(f"every={every!r}; expected a whole number of at least 1.")
-        self.every, self.seen, self.frames, self.titles = every, 0, [], []
+        if not isinstance(every, Integral) or every < 1:
+            raise InputError(f"every={every!r}; expected a whole number of at least 1.")
+        self.every = every
+        self.seen = 0
+        self.frames = []
+        self.titles = []
 
     def __call__(self, step: Step):
         "Keeps the step if its turn has come."
@@ -110,14 +123,26 @@ class Recorder:
         self.seen += 1
 
 # %% ../nbs/06_fit.ipynb #59f100ec
+_THRESHOLDS = (-1, -3) # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
+_KEEP_ALL = 2**31 - 1 # bytes, the largest int: no array is as large
+_GLIBC_MOST = 2**25 # bytes, 32 MB: where glibc's own adaptation ends
+
 @contextmanager
 def kept_memory():
-    "While it holds, freed memory stays with the process for the next array (C library glibc; elsewhere nothing happens)."
-    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, most = -1, -3, 2**31 - 1
+    "While it holds, freed memory stays with the process for the next array (glibc; elsewhere nothing happens)."
     try: libc = ctypes.CDLL("libc.so.6")
-    except OSError: yield; return
-    for what in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD): libc.mallopt(what, most)
-    try: yield
+    except OSError: libc = None
+    try:
+        if libc: _set_thresholds(libc, _KEEP_ALL)
+        yield
     finally:
-        for what in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD): libc.mallopt(what, 2**25) # 32 MB: where glibc's own adaptation ends
-        libc.malloc_trim(0)
+        if libc:
+            _set_thresholds(libc, _GLIBC_MOST)
+            libc.malloc_trim(0)
+
+def _set_thresholds(libc, size):
+    "From `size` bytes on, glibc hands freed memory back to the system."
+    for threshold in _THRESHOLDS: libc.mallopt(threshold, size)
+
+# %% ../nbs/06_fit.ipynb #a8a6409d
+document(__name__)

@@ -14,6 +14,7 @@ import numpy as np
 
 from .images import InputError
 from .outlines import MergeTree, basins, cut, means, merge_order, perceived, region_graph, resized, shrunk
+from .words import document
 
 # %% ../nbs/08_granularity.ipynb #cde0a6e1
 def enlarged(
@@ -201,12 +202,16 @@ class Hierarchy:
         n_segments: int | None = None, # so many
         level: float | None = None, # or all merges up to this level
         min_size: int | None = None, # pixels of the photo that each has at least; None: no specks, unless more segments are asked for
+        floor: int = 1, # segments that a level leaves at least, if there are as many patches
     ) -> np.ndarray: # (n,) int64
         "For each patch its segment. Warns where the photo does not have as many."
         least = self.scaled(min_size)
-        if n_segments is None: return cut(self.tree, level, min_size=least)
+        if n_segments is None:
+            found = cut(self.tree, level, min_size=least)
+            if found.max() + 1 >= floor: return found
+            n_segments = min(floor, len(self.sizes))
         specks = (self.tree.small < least).sum() if min_size is not None else 0
-        possible = len(self.sizes) - specks
+        possible = int(len(self.sizes) - specks)
         if n_segments > possible:
             why = f"patches that end in an edge: {possible}" if min_size is None else f"segments of at least {min_size} pixels: {possible}"
             warnings.warn(f"n_segments={n_segments}: the photo has fewer {why}. You get those.", stacklevel=4)
@@ -232,7 +237,6 @@ class Hierarchy:
         patches = len(self.sizes)
         if n_clusters is not None and n_clusters > patches:
             warnings.warn(f"n_clusters={n_clusters}: the photo has fewer patches that end in an edge: {patches}. You get those.", stacklevel=5)
-        if n_clusters is None: wanted = min(wanted, found)
         return min(max(wanted, min(found, MOST_JOINED)), patches)
 
     def seeded(self,
@@ -291,3 +295,6 @@ def _part_without(edges, order, inside):
         return inside & (parts == parts[inside.argmax()])
     whole = component(edges)
     return whole if (whole != inside).any() else component(edges[order[:-1]])
+
+# %% ../nbs/08_granularity.ipynb #c62f62af
+document(__name__)

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from .images import InputError, load_image
+from .words import document
 
 # %% ../nbs/01_labels.ipynb #eafa2c40
 def by_area(
@@ -177,3 +178,6 @@ def _to_disk(path):
     fd = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
     try: os.fsync(fd)
     finally: os.close(fd)
+
+# %% ../nbs/01_labels.ipynb #8dad7f0c
+document(__name__)

@@ -8,6 +8,8 @@ __all__ = ['similarity', 'continuity', 'loss_gradient']
 # %% ../nbs/03_loss.ipynb #4806bb19
 import torch
 
+from .words import document
+
 # %% ../nbs/03_loss.ipynb #ad6eec2a
 def similarity(
     r: torch.Tensor, # (1, q, H, W) response map
@@ -20,8 +22,10 @@ def continuity(
     r: torch.Tensor, # (1, q, H, W) response map
 ) -> torch.Tensor: # scalar
     "L_con, spatial continuity: the mean absolute difference of vertical neighbours plus that of horizontal ones."
-    down, across = r.diff(dim=2).abs(), r.diff(dim=3).abs()
-    return sum((d.mean() for d in (down, across) if d.numel()), r.new_zeros(())) # one pixel wide: no horizontal neighbours
+    down = r.diff(dim=2).abs()
+    across = r.diff(dim=3).abs()
+    means = [steps.mean() for steps in (down, across) if steps.numel()] # one pixel wide: no horizontal neighbours
+    return sum(means, r.new_zeros(()))
 
 # %% ../nbs/03_loss.ipynb #57bdada7
 def _add_steps(
@@ -35,8 +39,25 @@ def _add_steps(
     "The share of these steps in the mean of |b - a|; its gradient, times w, is added in place."
     step = b - a
     pull = step.sign() * (w / n)
-    grad_a -= pull; grad_b += pull
+    grad_a -= pull
+    grad_b += pull
     return step.abs_().sum((-3, -2, -1)) / n
+
+# %% ../nbs/03_loss.ipynb #57bdada8
+def _softmax_part(
+    r: torch.Tensor, # (..., q, h, W) responses of some rows
+    labels: torch.Tensor, # (..., h, W) int64, their argmax
+    gradient: torch.Tensor, # as r; gets the gradient with respect to r written
+    n: int, # pixels in the whole map
+) -> torch.Tensor: # (...)
+    "The share of these rows in L_sim; its gradient, softmax minus one at the label, is written in place."
+    labels = labels.unsqueeze(-3)
+    top = r.gather(-3, labels)
+    torch.sub(r, top, out=gradient).exp_() # no overflow: the largest is exp(0)
+    total = gradient.sum(-3, keepdim=True)
+    gradient /= total * n
+    gradient.scatter_add_(-3, labels, torch.full_like(top, -1 / n))
+    return total.log().sum((-3, -2, -1)) / n
 
 # %% ../nbs/03_loss.ipynb #26e5c57f
 @torch.no_grad()
@@ -47,21 +68,25 @@ def loss_gradient(
     chunk: int = 2**19, # values looked at together, at least one row; as many as the cache holds
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]: # L_sim and L_con, scalar or (B,); gradient, as r
     "`similarity`, `continuity` and the gradient of L_sim + w L_con with respect to r, in one pass over the map."
-    (*batch, q, H, W), gradient = r.shape, torch.empty_like(r)
-    sim, con = r.new_zeros(2, *batch)
-    n_down, n_across = q * (H - 1) * W, q * H * (W - 1)
+    *batch, q, H, W = r.shape
+    gradient = torch.empty_like(r)
+    sim = r.new_zeros(batch)
+    con = r.new_zeros(batch)
+    n_down = q * (H - 1) * W
+    n_across = q * H * (W - 1)
     rows = max(1, chunk * H // r.numel()) if r.device.type == "cpu" else H
-    for a in range(0, H, rows):
-        part, g, c = (t[..., a:a + rows, :] for t in (r, gradient, labels.unsqueeze(-3)))
-        top = part.gather(-3, c)
-        torch.sub(part, top, out=g).exp_()
-        total = g.sum(-3, keepdim=True)
-        sim += total.log().sum((-3, -2, -1)) / (H * W)
-        g /= total * (H * W)
-        g.scatter_add_(-3, c, torch.full_like(top, -1 / (H * W)))
+    for start in range(0, H, rows):
+        stop = min(start + rows, H)
+        part = r[..., start:stop, :]
+        g = gradient[..., start:stop, :]
+        sim += _softmax_part(part, labels[..., start:stop, :], g, H * W)
         if n_across: con += _add_steps(part[..., :-1], part[..., 1:], g[..., :-1], g[..., 1:], w, n_across)
-        lo, hi = max(a - 1, 0), min(a + rows, H) # with the step from the row above, whose gradient has been begun
-        if hi - lo > 1:
-            ends = (t[..., y, :] for t in (r, gradient) for y in (slice(lo, hi - 1), slice(lo + 1, hi)))
-            con += _add_steps(*ends, w, n_down)
+        first = max(start - 1, 0) # with the step from the row above, whose gradient has been begun
+        if first + 1 == stop: continue # a single row
+        part = r[..., first:stop, :]
+        g = gradient[..., first:stop, :]
+        con += _add_steps(part[..., :-1, :], part[..., 1:, :], g[..., :-1, :], g[..., 1:, :], w, n_down)
     return sim, con, gradient
+
+# %% ../nbs/03_loss.ipynb #f1b5f760
+document(__name__)

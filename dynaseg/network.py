@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .images import InputError
+from .words import document
 
 # %% ../nbs/02_network.ipynb #d163c881
 def cnn(
@@ -130,3 +131,6 @@ def _scores_between(scores, i, j, size):
     at = torch.stack([(2 * j + 1) / W - 1, (2 * i + 1) / H - 1], 1) # from -1 to 1, as grid_sample counts
     picked = F.grid_sample(scores[None], at[None, None].to(scores.dtype), padding_mode="border", align_corners=False)
     return picked[0, :, 0]
+
+# %% ../nbs/02_network.ipynb #6e6f8c98
+document(__name__)

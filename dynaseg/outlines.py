@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .images import to_tensor, working_size
+from .words import document
 
 # %% ../nbs/07_outlines.ipynb #f47426aa
 def resized(
@@ -280,3 +281,6 @@ def cut(
     done = tree.edges[order[:k]]
     graph = coo_array((np.ones(k), done.T), shape=(n, n))
     return connected_components(graph, directed=False)[1].astype(np.int64)
+
+# %% ../nbs/07_outlines.ipynb #e5767c48
+document(__name__)

@@ -17,6 +17,7 @@ import struct
 import threading
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from torch import nn
 from .extractors import Extractor, FeatureMap, Frozen, channels_of
 from .images import InputError
 from .network import ResponseNet, at_least, cnn, draw_weights
+from .words import document
 
 # %% ../nbs/10_pretrained.ipynb #a912caee
 def imagenet_colours(
@@ -33,22 +35,25 @@ def imagenet_colours(
     mean: Sequence[float] = (0.485, 0.456, 0.406), # of each band: ImageNet's; some networks have others
     spread: Sequence[float] = (0.229, 0.224, 0.225), # of each band, the standard deviation
 ) -> torch.Tensor: # (1, 3, h, w)
-    "The image as networks trained on ImageNet expect it: one band becomes three, then (x - mean) / spread. Raises `InputError`."
+    """The image as networks trained on ImageNet expect it: one band becomes three, then (x - mean) / spread.
+
+    Raises `InputError`."""
     if x.shape[1] not in (1, 3):
-        raise InputError(f"The image has {x.shape[1]} bands, and a network trained on ImageNet takes 1 or 3. Choose three bands "
-                         "(image[..., [3, 2, 1]]), or take features='cnn', which takes any number.")
+        raise InputError(f"The image has {x.shape[1]} bands, and a network trained on ImageNet takes 1 or 3. Choose "
+                         "three bands (image[..., [3, 2, 1]]), or take features='cnn', which takes any number.")
     return (x - x.new_tensor(mean)[:, None, None]) / x.new_tensor(spread)[:, None, None]
 
 # %% ../nbs/10_pretrained.ipynb #e4336d13
 def _torchvision():
-    "torchvision, with its models and operators. Raises `InputError` if it does not go with the PyTorch that is installed."
+    "torchvision, with its models and operators. Raises `InputError` if it does not go with the installed PyTorch."
     try:
         import torchvision.models
         import torchvision.ops
     except Exception as e: # a mismatched pair raises RuntimeError, AttributeError, ImportError or OSError
-        raise InputError(f"torchvision cannot be used next to PyTorch {torch.__version__} ({type(e).__name__}: {e}). The two must come "
-                         "as a pair, from one place: pip install --force-reinstall torch torchvision (with the same --index-url, "
-                         "if you use one). features='cnn' works without torchvision.") from e
+        raise InputError(f"torchvision cannot be used next to PyTorch {torch.__version__} ({type(e).__name__}: {e}). "
+                         "The two must come as a pair, from one place: pip install --force-reinstall torch "
+                         "torchvision (with the same --index-url, if you use one). features='cnn' works without "
+                         "torchvision.") from e
     return torchvision
 
 # %% ../nbs/10_pretrained.ipynb #3e1e2418
@@ -59,9 +64,10 @@ class _Stages(nn.Module):
     "The beginning of a ResNet, as far as the last level wanted; gives the levels by name."
     def __init__(self, resnet, levels):
         super().__init__()
-        names = [name for name, _ in resnet.named_children()]
-        self.levels, n = levels, 1 + max(map(names.index, levels))
-        self.layers = nn.ModuleDict([*resnet.named_children()][:n])
+        layers = dict(resnet.named_children())
+        last = max(map(list(layers).index, levels))
+        self.levels = levels
+        self.layers = nn.ModuleDict(list(layers.items())[:last + 1])
 
     def forward(self, x):
         maps = {}
@@ -84,20 +90,23 @@ def resnet18(
     levels: Sequence[str] = LEVELS, # names in `STAGES`
     weights: str | os.PathLike | None = "DEFAULT", # "DEFAULT" (ImageNet), a file, or None: random
 ) -> nn.Module:
-    """torchvision's ResNet-18 as an extractor: (1, C, h, w) in [0, 1] to a dictionary of levels, `STAGES[name]` channels each.
+    """torchvision's ResNet-18 as an extractor: (1, C, h, w) in [0, 1] to a dictionary of levels.
 
-    Raises `InputError` for unknown levels, for weights that cannot be had, and for bands that weights do not fit."""
-    if not levels or any(name not in STAGES for name in levels): raise InputError(f"levels={levels!r}; expected names out of {tuple(STAGES)}.")
-    return nn.Sequential(*_resnet18(in_channels, weights, lambda whole: _Stages(whole, tuple(levels))))
+    Level `name` has `STAGES[name]` channels. Raises `InputError` for unknown levels, for weights that cannot be had,
+    and for bands that weights do not fit."""
+    if not levels or any(name not in STAGES for name in levels):
+        raise InputError(f"levels={levels!r}; expected names out of {tuple(STAGES)}.")
+    def part(whole): return _Stages(whole, tuple(levels))
+    return nn.Sequential(*_resnet18(in_channels, weights, part))
 
 # %% ../nbs/10_pretrained.ipynb #baeec80f
 def _resnet18(in_channels, weights, part):
     "[the colours if they have to be ImageNet's, a part of torchvision's ResNet-18] with its weights."
     at_least("in_channels", in_channels, 1)
-    whole = _torchvision().models.resnet18(weights=None)
+    whole = _torchvision().models.resnet18(weights=None).float() # whatever the program's default type is
     whole.fc = nn.Identity()
     if weights is None and in_channels not in (1, 3):
-        whole.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
+        whole.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False, dtype=torch.float32)
         return [part(whole)]
     imagenet_colours(torch.zeros(1, in_channels, 1, 1, device="cpu")) # says so if the bands do not fit
     if weights is not None: load_weights(whole, weights)
@@ -111,9 +120,12 @@ def resnet18_fpn(
     weights: str | os.PathLike | None = "DEFAULT", # of the ResNet; the pyramid always starts from random ones
     freeze: bool = True, # keep the ResNet's weights, fit the pyramid's alone
 ) -> nn.Module:
-    "ResNet-18 with torchvision's feature pyramid: (1, C, h, w) to a dictionary of levels with p channels. Raises as `resnet18`."
+    """ResNet-18 with torchvision's feature pyramid: (1, C, h, w) to a dictionary of levels with p channels.
+
+    Raises as `resnet18`."""
     backbone = resnet18(in_channels, levels, weights)
-    fpn = _torchvision().ops.FeaturePyramidNetwork([STAGES[name] for name in STAGES if name in levels], p)
+    channels = [n for name, n in STAGES.items() if name in levels]
+    fpn = _torchvision().ops.FeaturePyramidNetwork(channels, p).float()
     return nn.Sequential(Frozen(backbone) if freeze else backbone, fpn)
 
 # %% ../nbs/10_pretrained.ipynb #e049a81e
@@ -123,43 +135,66 @@ def resnet18_stem(
     weights: str | os.PathLike | None = "DEFAULT", # of the ResNet
     freeze: bool = True, # keep the ResNet's weights
 ) -> nn.Module:
-    "The first stage of ResNet-18 at stride 2, enlarged, and a 3x3 convolution: (1, C, h, w) to (1, p, h, w). Raises as `resnet18`."
-    stem = nn.Sequential(*_resnet18(in_channels, weights, lambda r: nn.Sequential(r.conv1, r.bn1, r.relu, r.layer1)))
+    """The first stage of ResNet-18 at stride 2, enlarged, and a 3x3 convolution: (1, C, h, w) to (1, p, h, w).
+
+    Raises as `resnet18`."""
+    def part(whole): return nn.Sequential(whole.conv1, whole.bn1, whole.relu, whole.layer1)
+    stem = nn.Sequential(*_resnet18(in_channels, weights, part))
     grow = nn.Upsample(scale_factor=2, mode="bilinear")
-    return nn.Sequential(Frozen(stem) if freeze else stem, grow, nn.Conv2d(64, p, kernel_size=3, padding=1))
+    project = nn.Conv2d(STAGES["layer1"], p, kernel_size=3, padding=1, dtype=torch.float32)
+    return nn.Sequential(Frozen(stem) if freeze else stem, grow, project)
 
 # %% ../nbs/10_pretrained.ipynb #87874df5
 def _state_dict(path, digits=""):
     "The tensors of a file by name; `digits`: the first of its SHA-256. Raises `FileNotFoundError` or `InputError`."
-    if not path.is_file(): raise FileNotFoundError(f"There is no weights file {str(path)!r}. Check the path; ImageNet's weights are weights='DEFAULT'.")
+    shown = repr(str(path))
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no weights file {shown}. Check the path; ImageNet's weights are "
+                                "weights='DEFAULT'.")
     again = "Remove it to download it anew." if digits else "Get it anew."
-    if _cut_short(path): raise InputError(f"{str(path)!r} is cut short: it ends after {path.stat().st_size} bytes. {again}")
+    if _cut_short(path): raise InputError(f"{shown} is cut short: it ends after {path.stat().st_size} bytes. {again}")
     with open(path, "rb") as f: found = hashlib.file_digest(f, "sha256").hexdigest()
     if not found.startswith(digits):
-        raise InputError(f"{str(path)!r} is not the file that was published: its SHA-256 begins {found[:8]}, expected {digits}. {again}")
+        raise InputError(f"{shown} is not the file that was published: its SHA-256 begins {found[:8]}, "
+                         f"expected {digits}. {again}")
     state = _tensors(path)
     if isinstance(state, Mapping) and state: return state
-    raise InputError(f"{str(path)!r} holds a {type(state).__name__}; expected a state dict, names and tensors.")
+    raise InputError(f"{shown} holds a {type(state).__name__}; expected a state dict, names and tensors.")
 
 # %% ../nbs/10_pretrained.ipynb #17655180
 def _cut_short(path):
     "Whether the file ends too early. Both formats say where their end is."
     if path.suffix == ".safetensors": return _safetensors_end(path) > path.stat().st_size
     with open(path, "rb") as f: start = f.read(4)
-    if start[:4] == b"PK\3\4": return not zipfile.is_zipfile(path)
-    return not start or start[:1] == b"\x80" and _ends_early(path)
+    if not start: return True
+    if start == _ZIP: return not zipfile.is_zipfile(path)
+    return start.startswith(_PICKLE) and _ends_early(path)
+
+_ZIP = b"PK\3\4" # what PyTorch's files begin with since 1.6
+_PICKLE = b"\x80" # and before
+_LENGTH = 8 # bytes: a .safetensors file is the length of its header, the header in JSON, and the data
 
 def _safetensors_end(path):
-    "Where a .safetensors file says that it ends, bytes; 0 if it is something else. (Length of the header, header in JSON, data.)"
+    "Where a .safetensors file says that it ends, bytes; 0 if it is something else."
+    size = path.stat().st_size
     with open(path, "rb") as f:
-        length = f.read(8)
-        n = 8 + int.from_bytes(length, "little")
-        if len(length) < 8: return 8
-        if f.read(1) != b"{": return 9 if path.stat().st_size == 8 else 0
-        if n > path.stat().st_size: return n
-        header = b"{" + f.read(n - 9)
-    try: return n + max((v["data_offsets"][1] for k, v in json.loads(header).items() if k != "__metadata__"), default=0)
-    except (ValueError, TypeError, KeyError, IndexError): return 0
+        length = f.read(_LENGTH)
+        if len(length) < _LENGTH: return _LENGTH
+        if size == _LENGTH: return _LENGTH + 1 # the brace, at least
+        data = _LENGTH + int.from_bytes(length, "little")
+        brace = f.read(1)
+        if brace != b"{": return 0
+        if data > size: return data
+        header = brace + f.read(data - _LENGTH - 1)
+    return _data_end(header, data)
+
+def _data_end(header, data):
+    "Where the last tensor ends, bytes, if the data begin at `data`; 0 if the header is something else."
+    try:
+        entries = json.loads(header)
+        entries.pop("__metadata__", None)
+        return data + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError): return 0
 
 def _ends_early(path):
     "Whether a file in PyTorch's format from before 1.6, which states no length, breaks off when it is read."
@@ -171,23 +206,34 @@ def _ends_early(path):
 # %% ../nbs/10_pretrained.ipynb #8132bbf0
 def _tensors(path):
     "What the file holds. Raises `InputError` if it is not a file of tensors."
-    if path.suffix == ".safetensors":
-        try: from safetensors.torch import load_file
-        except ImportError as e:
-            raise InputError(f"{str(path)!r}: reading it takes a package more. pip install safetensors, or save it as .pth.") from e
-    else: load_file = lambda p: torch.load(p, map_location="cpu", weights_only=True)
+    load = _safetensors(path) if path.suffix == ".safetensors" else _load_pth
     try:
-        if zipfile.is_zipfile(path) and (name := zipfile.ZipFile(path).testzip()): # torch.load does not look at checksums
-            raise InputError(f"{str(path)!r} is damaged: {name!r} in it does not have its checksum. Get it anew.")
-        return load_file(path)
-    except InputError: raise
+        damaged = _damaged_part(path)
+        if damaged is None: return load(path)
     except Exception as e: # the readers raise what they like; PyTorch's text would advise to trust the file
-        raise InputError(f"{str(path)!r} cannot be read as weights ({type(e).__name__}). Expected a state dict, written by "
-                         "torch.save(net.state_dict(), path) or as .safetensors.") from e
+        raise InputError(f"{str(path)!r} cannot be read as weights ({type(e).__name__}). Expected a state dict, "
+                         "written by torch.save(net.state_dict(), path) or as .safetensors.") from e
+    raise InputError(f"{str(path)!r} is damaged: {damaged!r} in it does not have its checksum. Get it anew.")
+
+def _damaged_part(path):
+    "The first entry of a zip file (PyTorch's are) that misses its checksum, which `torch.load` ignores; or None."
+    return zipfile.ZipFile(path).testzip() if zipfile.is_zipfile(path) else None
+
+def _load_pth(path): return torch.load(path, map_location="cpu", weights_only=True)
+
+def _safetensors(path):
+    "The function that reads a .safetensors file. Raises `InputError` without its package."
+    try: from safetensors.torch import load_file
+    except ImportError as e:
+        raise InputError(f"{str(path)!r}: reading it takes a package more. pip install safetensors, "
+                         "or save it as .pth.") from e
+    return load_file
 
 # %% ../nbs/10_pretrained.ipynb #dc63a89c
 def _downloaded():
-    "(path, first digits of its SHA-256) of ImageNet's weights, in PyTorch's cache; downloaded with a progress bar if not there yet."
+    """(path, first digits of its SHA-256) of ImageNet's weights, in PyTorch's cache.
+
+    Downloaded with a progress bar if not there yet."""
     url = _torchvision().models.ResNet18_Weights.DEFAULT.url
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
     digits = path.stem.rsplit("-", 1)[1]
@@ -195,33 +241,42 @@ def _downloaded():
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists(): torch.hub.download_url_to_file(url, str(path), digits, progress=True)
     except (OSError, http.client.HTTPException, RuntimeError) as e: # RuntimeError: the digits are not the publisher's
-        raise InputError(f"{url} could not be downloaded ({e}). Get it where there is a connection and put it at {str(path)!r}, or pass "
-                         "its path as weights=. To go on without it: weights=None (random ones), or features='cnn'.") from e
+        raise InputError(f"{url} could not be downloaded ({e}). Get it where there is a connection and put it at "
+                         f"{str(path)!r}, or pass its path as weights=. To go on without it: weights=None (random "
+                         "ones), or features='cnn'.") from e
     return path, digits
 
 # %% ../nbs/10_pretrained.ipynb #fcd3e9f4
 def _misfit(name, shape, have):
     "Whether an entry is missing or of another shape; counts of batches, which old files lack, may be missing."
-    return have[name] != shape if name in have else not name.endswith("num_batches_tracked")
+    if name in have: return have[name] != shape
+    return not name.endswith("num_batches_tracked")
 
 def _belonging(state, net, classes, path, what):
-    "The entries of `state` that `net` has, without those of its classes. Raises `InputError` for the weights of another network."
-    own = lambda names: {k: v for k, v in names.items() if not str(k).startswith(classes)}
-    have = {k: getattr(v, "shape", None) for k, v in own(state).items()}
-    want = {k: v.shape for k, v in own(net.state_dict()).items()}
-    wrong = [k for k in have if k not in want] + [k for k, shape in want.items() if _misfit(k, shape, have)]
+    """The entries of `state` that `net` has, without those of its classes.
+
+    Raises `InputError` for the weights of another network."""
+    def shapes(entries):
+        return {k: getattr(v, "shape", None) for k, v in entries.items() if not str(k).startswith(classes)}
+    have = shapes(state)
+    want = shapes(net.state_dict())
+    wrong = [k for k in have if k not in want]
+    wrong += [k for k, shape in want.items() if _misfit(k, shape, have)]
     if not wrong: return {k: state[k] for k in have}
-    raise InputError(f"{str(path)!r} has the weights of another network: {len(wrong)} entries do not fit, the first {wrong[0]!r}. "
-                     f"Expected the state dict of {what}.")
+    raise InputError(f"{str(path)!r} has the weights of another network: {len(wrong)} entries do not fit, "
+                     f"the first {wrong[0]!r}. Expected the state dict of {what}.")
 
 # %% ../nbs/10_pretrained.ipynb #61d4d4d4
 def load_weights(
     resnet: nn.Module, # torchvision's ResNet-18 without its classes; is changed
     weights: str | os.PathLike, # "DEFAULT" or the path of a state dict
 ):
-    """Fills in the weights. Raises `FileNotFoundError`, and `InputError` for a failed download, a checksum that is not the
-    publisher's, a file cut short, a file that is no state dict, and the weights of another network."""
-    path, digits = _downloaded() if str(weights) == "DEFAULT" else (Path(weights), "")
+    """Fills in the weights. Raises `FileNotFoundError`, and `InputError` for a failed download, a checksum that is not
+    the publisher's, a file cut short, a file that is no state dict, and the weights of another network."""
+    path = weights
+    digits = ""
+    if str(weights) == "DEFAULT": path, digits = _downloaded()
+    path = Path(path)
     state = _belonging(_state_dict(path, digits), resnet, ("fc.",), path, "torchvision.models.resnet18")
     if any(weight.is_meta for weight in resnet.parameters()): resnet.to_empty(device="cpu")
     resnet.load_state_dict(state, strict=False)
@@ -231,7 +286,8 @@ def _timm():
     "The package timm. Raises `InputError` without it."
     _torchvision() # which timm needs
     try: import timm
-    except ImportError as e: raise InputError(f"Networks by their timm names need the package timm ({e}): pip install timm.") from e
+    except ImportError as e:
+        raise InputError(f"Networks by their timm names need the package timm ({e}): pip install timm.") from e
     return timm
 
 def _created(name, **options):
@@ -241,16 +297,21 @@ def _created(name, **options):
     except (OSError, http.client.HTTPException) as e: # from the hub's client or from urllib
         cfg = timm.get_pretrained_cfg(name)
         where = f"https://huggingface.co/{cfg.hf_hub_id}" if cfg.hf_hub_id else cfg.url
-        raise InputError(f"{where} could not be downloaded ({str(e).splitlines()[0]}). Get its model.safetensors where there is a connection and pass "
-                         "the path as weights=. To go on without it: weights=None (random ones), or features='cnn'.") from e
+        raise InputError(f"{where} could not be downloaded ({str(e).splitlines()[0]}). Get its model.safetensors "
+                         "where there is a connection and pass the path as weights=. To go on without it: "
+                         "weights=None (random ones), or features='cnn'.") from e
     except Exception as e: # timm raises what it likes
-        raise InputError(f"timm cannot make {name!r} with levels={options.get('out_indices')} ({type(e).__name__}: {e}). Names: timm.list_models().") from e
+        raise InputError(f"timm cannot make {name!r} with levels={options.get('out_indices')} ({type(e).__name__}: "
+                         f"{e}). Names: timm.list_models().") from e
 
 def _timm_file(name, path):
     "The state dict in a file, made sure to be the network's."
-    state, whole = _state_dict(path), _created(name)
-    classes = whole.pretrained_cfg.get("classifier") or ()
-    return _belonging(state, whole, tuple(f"{c}." for c in ([classes] if isinstance(classes, str) else classes)), path, f"timm's {name}")
+    state = _state_dict(path)
+    whole = _created(name)
+    classes = whole.pretrained_cfg.get("classifier") or () # a name, or several
+    if isinstance(classes, str): classes = (classes,)
+    prefixes = tuple(f"{layer}." for layer in classes)
+    return _belonging(state, whole, prefixes, path, f"timm's {name}")
 
 # %% ../nbs/10_pretrained.ipynb #2a97e6d5
 def timm_backbone(
@@ -266,8 +327,10 @@ def timm_backbone(
     at_least("in_channels", in_channels, 1)
     bands = in_channels if weights is None and in_channels != 1 else 3
     if bands == 3: imagenet_colours(torch.zeros(1, in_channels, 1, 1, device="cpu")) # says so if the bands do not fit
-    if str(weights) not in ("None", "DEFAULT"): options["pretrained_cfg_overlay"] = {"state_dict": _timm_file(name, Path(weights))}
-    net = _created(name, pretrained=weights is not None, features_only=True, out_indices=tuple(levels), in_chans=bands, **options)
+    if str(weights) not in ("None", "DEFAULT"):
+        options["pretrained_cfg_overlay"] = {"state_dict": _timm_file(name, Path(weights))}
+    options |= dict(pretrained=weights is not None, features_only=True, out_indices=tuple(levels), in_chans=bands)
+    net = _created(name, **options)
     colours = _Colours(mean=net.pretrained_cfg["mean"], spread=net.pretrained_cfg["std"])
     net.pretrained_cfg.pop("state_dict", None) # or every copy of the network would hold its weights twice
     return nn.Sequential(colours, net) if bands == 3 else net
@@ -282,15 +345,23 @@ def check_features(
 ):
     "Raises `InputError` for settings that do not go together."
     own = callable(features) and not isinstance(features, type)
-    if not own and not (isinstance(features, str) and (features in NAMED or features.startswith("timm:") and features != "timm:")):
-        raise InputError(f"features={features!r}; expected one of {', '.join(map(repr, NAMED))}, 'timm:NAME', or a function or an instance "
-                         "of nn.Module that maps (1, C, h, w) to feature maps (dynaseg.extractors explains).")
+    if not own and not _is_name(features):
+        raise InputError(f"features={features!r}; expected one of {', '.join(map(repr, NAMED))}, 'timm:NAME', or a "
+                         "function or an instance of nn.Module that maps (1, C, h, w) to feature maps "
+                         "(dynaseg.extractors explains).")
     if freeze not in (None, True, False): raise InputError(f"freeze={freeze!r}; expected True, False or None.")
     if freeze is False and own and not isinstance(features, nn.Module):
         raise InputError("freeze=False with a function: it has no weights to fit. Pass the nn.Module that has them.")
-    if not isinstance(weights, (str, os.PathLike, type(None))): raise InputError(f"weights={weights!r}; expected 'DEFAULT', a path or None.")
+    if not isinstance(weights, (str, os.PathLike, type(None))):
+        raise InputError(f"weights={weights!r}; expected 'DEFAULT', a path or None.")
     if weights not in (None, "DEFAULT") and (own or features == "cnn"):
-        raise InputError(f"weights={str(weights)!r} is for the ResNets and timm; load the weights of your own network before you pass it.")
+        raise InputError(f"weights={str(weights)!r} is for the ResNets and timm; load the weights of your own network "
+                         "before you pass it.")
+
+def _is_name(features):
+    "Whether it is the name of an extractor that the library makes."
+    if not isinstance(features, str): return False
+    return features in NAMED or (features.startswith("timm:") and features != "timm:")
 
 # %% ../nbs/10_pretrained.ipynb #d4ad9f3f
 def _own(extractor, freeze, x):
@@ -303,17 +374,19 @@ def _own(extractor, freeze, x):
 def _copied(net):
     "A copy of the network. Raises `InputError` if there can be none."
     try:
-        with torch.no_grad(): return copy.deepcopy(net) # or the copy of a scripted network would remember where it comes from
+        with torch.no_grad(): return copy.deepcopy(net) # else a scripted network's copy would remember its origin
     except Exception as e: # tensors that are results of a computation, locks, open files
-        raise InputError(f"The network cannot be copied ({type(e).__name__}: {str(e).splitlines()[0]}), and yours should not be changed. "
-                         "Pass a function instead: features=lambda x: net(x), after net.eval(); its weights are kept.") from e
+        raise InputError(f"The network cannot be copied ({type(e).__name__}: {str(e).splitlines()[0]}), and yours "
+                         "should not be changed. Pass a function instead: features=lambda x: net(x), after net.eval(); "
+                         "its weights are kept.") from e
 
 def _without_chance(net):
     "The same network, in which nothing is dropped at random in training mode either."
-    for m in net.modules():
-        at_random = re.search("drop|stochastic", type(m).__name__, re.IGNORECASE)
-        for name in ("p", "drop_prob", "dropout") if at_random else ("dropout",):
-            if isinstance(getattr(m, name, None), Real): setattr(m, name, 0.0)
+    for layer in net.modules():
+        at_random = re.search("drop|stochastic", type(layer).__name__, re.IGNORECASE)
+        names = ("p", "drop_prob", "dropout") if at_random else ("dropout",)
+        for name in names:
+            if isinstance(getattr(layer, name, None), Real): setattr(layer, name, 0.0)
     return net
 
 # %% ../nbs/10_pretrained.ipynb #2bb583d6
@@ -322,13 +395,14 @@ def _extractor(in_channels, M, p, features, weights, freeze, padding, like):
     if callable(features) or features.startswith("timm:"):
         x = torch.zeros(1, in_channels, 64, 64, dtype=torch.float32, device="cpu") if like is None else like
         if callable(features): return _own(features, freeze, x)
+        if freeze is None: freeze = weights is not None
         net = _timm_on_cpu(features.removeprefix("timm:"), in_channels, weights)
-        return _own(net, weights is not None if freeze is None else freeze, x)
+        return _own(net, freeze, x)
     at_least("p", p, 1)
     with torch.device("meta"):
         if features == "cnn":
             net = cnn(in_channels, M, p, padding)
-            return (Frozen(net) if freeze else net), [p]
+            return Frozen(net) if freeze else net, [p]
         if freeze is None: freeze = weights is not None
         if features == "resnet18-stem": return resnet18_stem(in_channels, p, weights, freeze), [p]
         return resnet18_fpn(in_channels, p, weights=weights, freeze=freeze), [p] * len(LEVELS)
@@ -337,10 +411,20 @@ def _extractor(in_channels, M, p, features, weights, freeze, padding, like):
 _drawing = threading.Lock() # timm's networks with random weights draw them from the generator that all threads share
 
 def _timm_on_cpu(name, in_channels, weights):
-    "The network, made on the CPU; random weights are always the same ones. The generator that they are drawn from is set back."
-    with _drawing, torch.device("cpu"), torch.random.fork_rng(devices=[]):
+    """The network in float32, made on the CPU; random weights are always the same ones.
+
+    The generator that they are drawn from is set back, and so is the default type."""
+    with _drawing, torch.device("cpu"), torch.random.fork_rng(devices=[]), _float32():
         torch.default_generator.manual_seed(0)
         return timm_backbone(name, in_channels, weights=weights)
+
+@contextmanager
+def _float32():
+    "Inside it new tensors are float32."
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try: yield
+    finally: torch.set_default_dtype(before)
 
 def response_net(
     in_channels: int, # C, bands of the image
@@ -348,15 +432,16 @@ def response_net(
     p: int = 100, # feature channels
     q: int = 100, # response channels
     seed: int = 0, # of the initial weights
-    features: str | Extractor = "cnn", # "cnn", "resnet18-fpn", "resnet18-stem", "timm:NAME", or an extractor of your own
-    weights: str | os.PathLike | None = "DEFAULT", # of a ResNet or timm's: "DEFAULT" (ImageNet), a file, or None: random
-    freeze: bool | None = None, # keep the extractor's weights; None: if it brings any (loaded ones, a network of your own)
+    features: str | Extractor = "cnn", # "cnn", "resnet18-fpn", "resnet18-stem", "timm:NAME", or your own extractor
+    weights: str | os.PathLike | None = "DEFAULT", # of a ResNet or timm's: "DEFAULT" (ImageNet), a file, None: random
+    freeze: bool | None = None, # keep the extractor's weights; None: if it brings any (loaded, or your own network's)
     padding: str = "zeros", # of the CNN's convolutions: "zeros" or "replicate"
     like: torch.Tensor | None = None, # (1, C, h, w) image to try your own extractor on; the net goes to its device
 ) -> ResponseNet:
-    """The network from an image (1, C, h, w) to its response map (1, q, h, w), in training mode; frozen parts stay in evaluation mode.
+    """The network from an image (1, C, h, w) to its response map (1, q, h, w), in training mode.
 
-    New weights are PyTorch's default ones, drawn for `seed` on the CPU. Raises `InputError` for settings that cannot be used."""
+    Frozen parts stay in evaluation mode. New weights are PyTorch's default ones, drawn for `seed` on the CPU.
+    Raises `InputError` for settings that cannot be used."""
     check_features(features, weights, freeze)
     extractor, channels = _extractor(in_channels, M, p, features, weights, freeze, padding, like)
     with torch.device("meta"):
@@ -364,3 +449,6 @@ def response_net(
         net = ResponseNet(one_map, p, q)
     draw_weights(net, torch.Generator("cpu").manual_seed(seed))
     return net.to("cpu" if like is None else like.device).train()
+
+# %% ../nbs/10_pretrained.ipynb #5cad1f85
+document(__name__)

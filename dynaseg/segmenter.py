@@ -52,10 +52,11 @@ class Rule(NamedTuple):
         number = {int: Integral, float: Real}.get(self.kind, self.kind)
         if isinstance(value, np.bool_): value = bool(value)
         fits = isinstance(value, number) and isinstance(value, bool) == (self.kind is bool)
-        if fits and self.kind is str: fits = value in self.choices
-        if fits and self.kind in (int, float): fits = self.low <= value <= self.high
+        plain = self.kind(value) if fits else value
+        if fits and self.kind is str: fits = plain in self.choices
+        if fits and self.kind in (int, float): fits = self.low <= plain <= self.high
         if not fits: raise InputError(f"{name}={value!r}; expected {self.expected}.")
-        return self.kind(value)
+        return plain
 
 def whole(
     low: int, # the least that is allowed
@@ -141,7 +142,7 @@ class Segmentation:
         if min_size is not None: settings["min_size"] = min_size
         for name in (*asked, "min_size"): settings[name] = _checked(name, settings[name])
         _check_answer(settings)
-        return replace(self, **_answer(self.hierarchy, settings), settings=settings)
+        return replace(self, **_answer(self.hierarchy, settings, self.floor), settings=settings)
 
     def merge(self,
         a: int, # a label
@@ -253,10 +254,10 @@ def _touch(one, other):
     return across.any() or down.any()
 
 # %% ../nbs/11_segmenter.ipynb #da35cb72
-def _answer(hierarchy, settings):
+def _answer(hierarchy, settings, floor):
     "The labels that the settings ask for, by patches: (labels, of_patch) as keywords of a `Segmentation`."
     n_segments, level, least = settings["n_segments"], settings["level"], settings["min_size"]
-    if n_segments is not None or level is not None: of_patch = hierarchy.segments(n_segments, level, least)
+    if n_segments is not None or level is not None: of_patch = hierarchy.segments(n_segments, level, least, floor or 1)
     else: of_patch = hierarchy.clusters(settings["cluster_level"], least, settings["n_clusters"])
     return _ordered(hierarchy.at_pixels(of_patch), of_patch)
 
@@ -360,10 +361,10 @@ def segment(
     image, # path, PIL image, array (H, W[, C]) or tensor ([C,] H, W)
     *,
     # What you get
-    preset: one_of("clusters", "segments", "paper") = "clusters", # where settings that are None come from; "paper": the published method
+    preset: one_of("clusters", "segments", "paper") = "clusters", # "clusters", "segments" or "paper" (the published method): where settings that are None come from
     n_segments: whole(1) = None, # exactly so many connected segments
     n_clusters: whole(1) = None, # exactly so many clusters, each perhaps in several places
-    level: number(0) = None, # connected segments, from merges up to this level of the merge tree: larger is coarser, 1 is typical
+    level: number(0) = None, # connected segments, from merges up to this level of the merge tree: larger is coarser, 1 is typical; no fewer than the floor
     min_size: whole(0) = None, # pixels of the smallest segment; None: 1/10,000 of the photo
     max_pixels: whole(0) = None, # working resolution of the network, pixels; 0: full resolution
     seed: whole(0, 2**32 - 1) = 0, # of the initial weights and the silhouette sample
@@ -461,7 +462,7 @@ def _warn_of_idle(settings, given):
     if isinstance(given.get("min_labels"), Integral) and (segments or settings["n_clusters"] is not None):
         warnings.warn(f"min_labels={given['min_labels']} is the floor at which the fit stops. It does not set the number of segments or clusters "
                       "that you get: n_segments and n_clusters do.", stacklevel=4)
-    if given.get("cluster_level") is not None and segments:
+    if given.get("cluster_level") not in (None, PRESETS[settings["preset"]]["cluster_level"]) and segments:
         warnings.warn(f"cluster_level={given['cluster_level']} has no effect on connected segments; it is for clusters.", stacklevel=4)
     if given.get("min_size") is not None and not segments and settings["n_clusters"] is None and not settings["cluster_level"]:
         warnings.warn(f"min_size={given['min_size']} has no effect on labels that are read pixel by pixel (cluster_level=0).", stacklevel=4)
@@ -545,7 +546,7 @@ def finish(
     hierarchy = Hierarchy(ready.image, _kept_softmax(response, ready.image))
     pixel_by_pixel = not settings["cluster_level"] and all(settings[name] is None for name in ("n_segments", "n_clusters", "level"))
     if pixel_by_pixel: answer = _ordered(labels_at(response, ready.image.shape[:2]).cpu().numpy(), None)
-    else: answer = _answer(hierarchy, settings)
+    else: answer = _answer(hierarchy, settings, ready.stop_at)
     return Segmentation(**answer, image=ready.image, floor=ready.floor, stop_reason=fitted.reason, history=fitted.history, settings=settings,
                         seconds=time.perf_counter() - ready.start, hierarchy=hierarchy)
 
@@ -588,10 +589,12 @@ DynaSeg.__init__.__signature__ = _estimator_signature()
 
 # %% ../nbs/11_segmenter.ipynb #1a1ff487
 def _by_preset(name):
-    "The default of a setting under each preset, in words."
-    if name == "mu": return "[" + "; ".join(f"{preset}: " + ", ".join(f"{v} {mu:g}" for v, mu in MU[preset].items()) for preset in ("clusters", "paper")) + "]"
-    values = {preset: PRESETS[preset][name] for preset in ("clusters", "segments", "paper")}
-    return "[" + ", ".join(f"{preset}: {value}" for preset, value in values.items()) + "]"
+    "The default of a setting under each preset, in words; presets that agree are named together."
+    if name == "mu": values = {preset: ", ".join(f"{variant} {mu:g}" for variant, mu in MU[preset].items()) for preset in MU}
+    else: values = {preset: str(of_preset[name]) for preset, of_preset in PRESETS.items()}
+    presets = {value: [preset for preset in values if values[preset] == value] for value in values.values()}
+    if len(presets) == 1: return f"[{values['paper']}]"
+    return "[" + "; ".join(f"{', '.join(names)}: {value}" for value, names in presets.items()) + "]"
 
 PRESET_WORDS = {name: _by_preset(name) for name in ("mu", *PRESETS["paper"])}
 document(__name__, PRESET_WORDS, {name: rule.expected for name, rule in RULES.items()})

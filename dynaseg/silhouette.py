@@ -11,19 +11,25 @@ from typing import NamedTuple
 import numpy as np
 
 from .images import InputError
+from .words import document
 
 # %% ../nbs/05_silhouette.ipynb #402d94ec
 def mean_silhouette(
     D: np.ndarray, # (n, n) distances between points
-    groups: np.ndarray, # (n,) ints from 0 to k-1, k >= 2, each in use
+    groups: np.ndarray, # (n,) ints, the group of each point; at least two groups
 ) -> float: # in [-1, 1]
-    "The mean silhouette score of a grouping (Rousseeuw 1987), from distances that were computed before."
-    sizes = np.bincount(groups)
+    """The mean silhouette score of a grouping (Rousseeuw 1987), from distances that were computed before.
+
+    Raises `InputError` for a single group, which has no score."""
+    used, groups, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    if len(used) < 2: raise InputError(f"groups has {len(used)} group; expected at least two, to compare them.")
     G = np.eye(len(sizes), dtype=D.dtype)[groups]
-    sums, own, size = D @ G, np.arange(len(groups)), sizes[groups]
-    a = sums[own, groups] / np.maximum(size - 1, 1)
+    sums = D @ G
+    own = np.arange(len(groups)), groups # of each point, where its own group stands in `sums`
+    size = sizes[groups]
+    a = sums[own] / np.maximum(size - 1, 1)
     others = sums / sizes
-    others[own, groups] = np.inf
+    others[own] = np.inf
     b = others.min(1)
     s = (b - a) / np.maximum(np.maximum(a, b), np.finfo(D.dtype).tiny)
     return float(s[size > 1].sum() / len(groups)) # a point alone in its group scores 0
@@ -34,6 +40,12 @@ class SilhouettePhase(NamedTuple):
     ks: np.ndarray # (m,) numbers of groups tried
     scores: np.ndarray # (m,) mean silhouette score of each, in [-1, 1]
     opt_nC: int # the floor for the number of labels
+    end: str = "" # "lower" or "upper" if opt_nC lies at that end of the range asked for; "": it is a maximum
+
+    @property
+    def is_maximum(self) -> bool:
+        "Whether the curve was seen to fall on both sides of `opt_nC`; at an end, the bound may have answered."
+        return not self.end
 
 # %% ../nbs/05_silhouette.ipynb #623d9d1a
 def silhouette_phase(
@@ -43,20 +55,26 @@ def silhouette_phase(
     n_samples: int = 1000, # pixels drawn, without replacement
     seed: int = 0, # of the sample and of k-means
 ) -> SilhouettePhase:
-    "Silhouette score phase: k-means for each k on a sample of pixels; `opt_nC` is the k of the best mean silhouette."
-    from sklearn.cluster import KMeans
+    """Silhouette score phase: k-means for each k on a sample of pixels; `opt_nC` is the k of the best mean silhouette.
+
+    A k that k-means finds fewer groups for is left out. Raises `InputError` for a bad range, NaN and infinity."""
     from sklearn.metrics import pairwise_distances
     from threadpoolctl import threadpool_limits
     if not 2 <= k_min <= k_max: raise InputError(f"k_min={k_min!r}, k_max={k_max!r}; expected 2 <= k_min <= k_max.")
     if n_samples <= k_max: raise InputError(f"n_samples={n_samples!r}; expected more than k_max={k_max}.")
-    points = _sample(np.asarray(pixels), n_samples, seed)
+    points = _finite(_sample(np.asarray(pixels), n_samples, seed))
     distinct = len(np.unique(points, axis=0))
     ks = np.arange(k_min, min(k_max, distinct) + 1)
     if not len(ks): return SilhouettePhase(ks, np.empty(0), distinct)
-    D = pairwise_distances(points)
-    groups = (KMeans(k, n_init=1, random_state=seed).fit_predict(points) for k in ks)
-    with threadpool_limits(1, "openmp"): scores = np.array([mean_silhouette(D, g) for g in groups]) # a thousand points: threads would mostly wait
-    return SilhouettePhase(ks, scores, int(ks[scores.argmax()]))
+    D = _finite(pairwise_distances(points))
+    with threadpool_limits(1, "openmp"): # a thousand points: more threads would mostly wait
+        groupings = [_grouping(points, k, seed) for k in ks]
+        found = np.array([len(np.unique(groups)) for groups in groupings])
+        whole = found == ks
+        scores = np.array([mean_silhouette(D, groups) for groups, kept in zip(groupings, whole) if kept])
+    if not whole.any(): return SilhouettePhase(ks[whole], scores, int(found.max()))
+    opt_nC = int(ks[whole][scores.argmax()])
+    return SilhouettePhase(ks[whole], scores, opt_nC, _end(opt_nC, k_min, k_max, distinct))
 
 # %% ../nbs/05_silhouette.ipynb #fdb8d4f5
 def _sample(pixels, n_samples, seed):
@@ -64,3 +82,26 @@ def _sample(pixels, n_samples, seed):
     points = pixels.reshape(-1, pixels.shape[-1])
     if len(points) <= n_samples: return points
     return points[np.random.default_rng(seed).choice(len(points), n_samples, replace=False, shuffle=False)]
+
+def _finite(values):
+    "The values. Raises `InputError` if one is NaN or infinite."
+    if np.isfinite(values).all(): return values
+    raise InputError("pixels has values that are NaN or infinite, or so large that a distance is; "
+                     "expected finite colours or features. Leave pixels without data out: pixels[valid].")
+
+def _grouping(points, k, seed):
+    "The group of each point by k-means, (n,) ints; fewer than k groups if the points do not fall into k."
+    from sklearn.cluster import KMeans
+    return KMeans(k, n_init=1, random_state=seed).fit_predict(points)
+
+# %% ../nbs/05_silhouette.ipynb #fdb8d4f6
+_NEAR = 0.05 # of the range: a curve that rises to its end has its highest value, by chance, a step before it
+
+def _end(opt_nC, k_min, k_max, distinct):
+    "The end of the range that the best k lies at: 'lower', 'upper', or '' for a maximum."
+    if opt_nC == distinct: return "" # each colour is a group: there is nothing beyond
+    if opt_nC == k_min: return "lower"
+    return "upper" if opt_nC >= k_max - int(_NEAR * (k_max - k_min)) else ""
+
+# %% ../nbs/05_silhouette.ipynb #87f6fda1
+document(__name__)

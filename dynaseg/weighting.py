@@ -11,6 +11,7 @@ from collections.abc import Callable
 from numbers import Real
 
 from .images import InputError
+from .words import document
 
 # %% ../nbs/04_weighting.ipynb #62f49d2c
 def fixed(
@@ -43,11 +44,16 @@ def weighting(
 ) -> Callable[[int], float]:
     "The function from q' (labels in use) to w (weight of the continuity term). Raises `InputError`."
     if callable(variant):
-        if mu is not None: raise InputError(f"mu={mu!r} goes with a named variant; a weighting of your own sets its own constants.")
-        return variant
+        if mu is None: return variant
+        raise InputError(f"mu={mu!r} goes with a named variant; a weighting of your own sets its own constants.")
     if not isinstance(variant, str) or variant not in DEFAULT_MU:
         raise InputError(f"variant={variant!r}; expected 'fsf', 'scf', 'fixed', or a function from q' to the weight.")
     mu = DEFAULT_MU[variant] if mu is None else mu
     if isinstance(mu, bool) or not isinstance(mu, Real) or not (mu > 0 and math.isfinite(mu)):
-        raise InputError(f"mu={mu!r}; expected a finite number above 0 (the paper takes {DEFAULT_MU['fsf']:g} for FSF, {DEFAULT_MU['scf']:g} for SCF).")
-    return {"fsf": fsf, "scf": scf, "fixed": fixed}[variant](float(mu))
+        raise InputError(f"mu={mu!r}; expected a finite number above 0 (the paper takes {DEFAULT_MU['fsf']:g} for FSF, "
+                         f"{DEFAULT_MU['scf']:g} for SCF).")
+    schedule = {"fsf": fsf, "scf": scf, "fixed": fixed}[variant]
+    return schedule(float(mu))
+
+# %% ../nbs/04_weighting.ipynb #87b653de
+document(__name__)

@@ -129,7 +129,7 @@ def test_every_setting_is_an_option_with_the_default_of_segment():
         assert any(o in (f"--{name}", f"--{name.replace('_', '-')}") for o in given[name].opts), name
         assert given[name].help, name
     assert inspect.signature(segment_command).parameters.keys() == given.keys()
-    assert set(options("demo")) == {"out", "force", "as_json"} == set(inspect.signature(demo).parameters)
+    assert set(options("demo")) == {"out", "force", "as_json"} == set(inspect.signature(demo_command).parameters)
 
 
 def test_every_option_reaches_the_library(cli, monkeypatch):

@@ -131,7 +131,7 @@ def test_segment_loads_no_plotting_and_no_pretrained_models(clean, tmp_path):
     code = f"import sys; from dynaseg import segment; print([m for m in {['matplotlib', 'torchvision', 'ipywidgets', 'IPython', 'skimage', 'typer']} if m in sys.modules])"
     assert run(clean, "-c", code, cwd=tmp_path).strip() == "[]"
     # tqdm comes with PyTorch
-    arithmetic = "import sys, dynaseg; dynaseg.images, dynaseg.features, dynaseg.loss, dynaseg.weighting, dynaseg.silhouette; "
+    arithmetic = "import sys, dynaseg; dynaseg.images, dynaseg.network, dynaseg.loss, dynaseg.weighting, dynaseg.silhouette; "
     assert run(clean, "-c", arithmetic + f"print([m for m in {[m for m in LATER if m != 'tqdm']} if m in sys.modules])", cwd=tmp_path).strip() == "[]"
 
 

@@ -91,7 +91,8 @@ def test_readme_is_made_from_the_index_notebook():
 def test_every_module_has_its_notebook():
     assert len(ORDER) == len(set(ORDER)) and None not in ORDER
     assert {p.stem for p in (ROOT / "dynaseg").glob("*.py")} - {"__init__", "_modidx"} == set(ORDER)
-    assert ORDER[:7] == ["images", "features", "loss", "weighting", "silhouette", "merging", "segmenter"] and ORDER[-1] == "cli"
+    assert [path.name[:2] for path in CHAPTERS] == [f"{i:02}" for i in range(len(CHAPTERS))]  # each number once, none left out
+    assert ORDER[:7] == ["images", "labels", "network", "loss", "weighting", "silhouette", "fit"] and ORDER[-1] == "cli"
     for path, name in zip(CHAPTERS, ORDER): assert path.stem[3:] == name
 
 

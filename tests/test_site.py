@@ -350,7 +350,7 @@ def test_a_phone_reaches_every_part_from_the_menu(visit):
 
 
 def test_code_can_be_unfolded(visit):
-    page = visit("show.html")
+    page = visit("labels.html")
     fold = page.query_selector("details:has(pre):not([open])")
     assert not fold.query_selector("pre").is_visible()
     fold.query_selector("summary").click()
