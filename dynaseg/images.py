@@ -961,7 +961,6 @@ def _prepared(
     mask, # see `read_image`
 ) -> tuple[_Raw, np.ndarray, Span]: # (H, W, C); (H, W) bool, the pixels that are out; the facts of the others
     "The picture with its pixels sorted into those with data and those without. Raises `InputError`."
-    if 0 in raw.numbers.shape: raise InputError(f"The image has shape {tuple(raw.numbers.shape)}: no pixels in it. Expected at least 2.")
     a = raw.numbers.reshape(*raw.numbers.shape[:2], -1)
     raw = raw._replace(numbers=a)
     if a.shape[0] * a.shape[1] < 2: raise InputError("The image has 1 pixel; at least 2 are needed to make segments.")
@@ -1001,7 +1000,9 @@ def _read_page(image, axes, page, value_range, nodata, mask):
     with ExitStack() as files:
         stack = _opened(image, axes, files)
         at = stack.now if page is None else _checked_page(page, stack)
-        raw, out, s = _prepared(stack.page(at), nodata, mask)
+        whole = stack.page(at)
+        if 0 in whole.numbers.shape: raise InputError(f"{stack.name} has shape {tuple(whole.numbers.shape)}: no pixels in it. Expected at least 2.")
+        raw, out, s = _prepared(whole, nodata, mask)
         remarks = [*raw.remarks, *([] if chosen else _doubt(s))]
         if page is None and stack.hint and stack.count > 1:
             remarks.append(f"This is page {at + 1} of {stack.count} of {stack.name}: say page=2 for another; dynaseg.images.pages reads them all.")
