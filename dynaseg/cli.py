@@ -69,7 +69,7 @@ def _one(
     try:
         there = [file for file in FILES if (folder / file).exists()]
         if there and not force: raise FileExistsError(f"{str(folder / there[0])!r} exists. Pass --force to replace it, or another --out.")
-        seg = segment(image, **settings)
+        seg = segment(_input(image), **settings)
         _write(seg, folder)
     except KeyboardInterrupt: raise typer.Exit(130)
     except (ValueError, OSError, MemoryError, RuntimeError) as e: # RuntimeError: what PyTorch raises, out of memory above all
@@ -231,24 +231,25 @@ def segment_command(
     """Segment image files.
 
     Writes OUT/NAME/labels.png (label ids), overlay.png, history.csv and settings.json for each. Exit code: 0 all done, 1 some failed, 2 usage, 130 interrupted."""
-    _hints(images)
     if allow_pixels:
         from dynaseg.batch import raise_pixel_limit
         raise_pixel_limit(allow_pixels)
     if str(out) == "-": return _to_stdout(images, settings)
     results = []
     for image, folder in zip(images, _folders(images, out)):
-        results.append(_one(_input(image), str(image), folder, settings, force))
+        results.append(_one(image, str(image), folder, settings, force))
         _report(results[-1], as_json)
     if any(r["error"] for r in results): raise typer.Exit(1)
 
-def _hints(images):
-    "Exits with 2 for what is no image file, and says what to do."
-    for image in images:
-        if re.match(r"\w+:/", str(image)): _usage(f"{str(image).replace(':/', '://', 1)!r} is an address. Download the file first, and give its path.")
-        if image.is_dir(): _usage(f"{str(image)!r} is a folder. For all images in it: dynaseg folder {str(image)!r} OUT")
-
-def _input(image): return sys.stdin.buffer.read() if str(image) == "-" else image
+def _input(image):
+    "What `segment` takes for an argument. Raises `InputError` for what is no image file, and says what to do."
+    from dynaseg.images import InputError
+    if not isinstance(image, Path): return image
+    if str(image) == "-": return sys.stdin.buffer.read()
+    if re.match(r"\w+:/", str(image)):
+        raise InputError(f"{str(image).replace(':/', '://', 1)!r} is an address. Download the file first, and give its path.")
+    if image.is_dir(): raise InputError(f"{str(image)!r} is a folder. For all images in it: dynaseg folder {str(image)!r} OUT")
+    return image
 
 def _to_stdout(images, settings):
     "Writes the label picture of the one image to standard output."
