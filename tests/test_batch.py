@@ -398,7 +398,7 @@ def test_a_row_has_all_its_fields(photos, out, quick):
     good, bad = (next(r for r in lines if r["path"] == name) for name in ("below/1.png", "bad.jpg"))
     seg = segment(photos / "below" / "1.png", **quick)
     assert good == dict(path="below/1.png", bytes=(photos / "below" / "1.png").stat().st_size, sha256=sha256(photos / "below" / "1.png"), size=[24, 30], settings=good["settings"],
-                        n_clusters=seg.n_clusters, opt_nC=2, stop_reason=seg.stop_reason, reduced_to=None, seconds=good["seconds"],
+                        n_clusters=seg.n_clusters, floor=2, stop_reason=seg.stop_reason, reduced_to=None, seconds=good["seconds"],
                         outputs={"below/1.png.labels.png": sha256(out / "below" / "1.png.labels.png")}, error=None)
     assert len(good["settings"]) == 16 and good["seconds"] > 0
     assert (bad["bytes"], bad["sha256"], bad["size"], bad["outputs"]) == (4, sha256(photos / "bad.jpg"), None, {}) and "cannot be read" in bad["error"]
