@@ -331,7 +331,7 @@ def test_coco_from_the_command_line(tmp_path):
 @pytest.mark.parametrize("args, words", [
     (("evaluate", "nothing", "--root", "bsd"), "no data set 'nothing'"),
     (("evaluate", "bsd500", "--root", "elsewhere"), "no folder"),
-    (("evaluate", "bsd500", "--root", "bsd", "--seeds", "0,x"), "--seeds='0,x'"),
+    (("evaluate", "bsd500", "--root", "bsd", "--seeds", "0,x"), "--seeds '0,x'"),
     (("evaluate", "bsd500", "--root", "bsd", "--images", "1001,9"), "not in the set"),
     (("evaluate", "bsd500", "--root", "bsd", "--mu", "-1"), "--mu -1.0"),
     (("report", "none.csv"), "none.csv"),
