@@ -193,8 +193,10 @@ class Hierarchy:
         mixture = means(self.patches, resized(self.soft, self.patches.shape))
         return np.concatenate([means(self.patches, self.colours), np.sqrt(mixture) / 2], 1)
 
-    def scaled(self, min_size):
-        "Pixels of the photo as pixels of the patches' map; None: `SPECK`."
+    def scaled(self,
+        min_size: int | None, # pixels of the photo; None: `SPECK` of them
+    ) -> float:
+        "So many pixels of the photo as pixels of the patches' map."
         size = self.image.shape[0] * self.image.shape[1]
         return (SPECK * size if min_size is None else min_size) * self.patches.size / size
 

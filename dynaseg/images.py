@@ -85,7 +85,8 @@ def _to_unit(
     low, high = low_high or limits(span(a))
     if low == 0 and 0 < high <= TOPS[-1]: unit = a / np.float32(high)
     else: unit = (a.astype(np.float64) / 2 - low / 2) / max(high / 2 - low / 2, np.finfo(np.float64).tiny) # halves: the widest floats do not overflow
-    return unit.clip(0, 1).astype(np.float32)
+    unit = unit.astype(np.float32, copy=False)
+    return unit.clip(0, 1, out=unit)
 
 # %% ../nbs/00_images.ipynb #8f9697de
 def _doubt(
@@ -136,7 +137,7 @@ def _from_pil(
     depth = _depth(img) # known before the pixels are decoded, forgotten afterwards
     numbers, alpha = _bands(img)
     lost = depth > 8 and numbers.dtype == np.uint8
-    remarks = [f"The file has {depth} bits a band, and Pillow keeps 8 of them. Convert it to TIFF to use them all."] if lost else []
+    remarks = [f"The file has {depth} bits a band, and Pillow keeps 8 of them. Save it as a TIFF file in RGB to use them all."] if lost else []
     if alpha is not None: alpha = _upright(alpha, _orientation(img))
     top = 65535 if img.mode == "I" and depth > 8 else None
     return _Raw(_upright(numbers, _orientation(img)), alpha, remarks=tuple(remarks), top=top)
@@ -176,15 +177,21 @@ def _depth_in_header(img):
 
 # %% ../nbs/00_images.ipynb #img-png16
 def _deep_png(
-    data: bytes, # of a PNG file with 16 bits a band, in colour or with transparency
-) -> np.ndarray | None: # (H, W, C) uint16; None: the installed torchvision cannot do it
-    "All bits of all bands, transparency among them."
-    try:
-        from torchvision.io import ImageReadMode, decode_png
-        tensor = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
-        a = decode_png(tensor, mode=ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
-    except (ImportError, AttributeError, RuntimeError): return None
-    return a if a.dtype == np.uint16 else None
+    data: bytes, # of a PNG file with 16 bits a band
+    rawmode: str, # Pillow's name of how they are stored: RGB;16B, RGBA;16B or LA;16B
+) -> np.ndarray: # (H, W, C) uint16
+    "All bits of all bands, transparency among them: Pillow's decoder run for the upper bytes, then for the lower ones."
+    if rawmode == "LA;16B": return np.ascontiguousarray(_as_if(data, "RGBA")).view(">u2") # 4 bytes a pixel either way
+    upper = _as_if(data, rawmode).astype(np.uint16)
+    return upper * 256 + _as_if(data, rawmode.replace("16B", "16L")) # read backwards, the lower byte is the upper one
+
+
+def _as_if(data, rawmode):
+    "The pixels of a PNG file as if they were stored in another way."
+    with Image.open(io.BytesIO(data)) as img:
+        tile = img.tile[0]
+        img.tile = [tile._replace(args=rawmode) if hasattr(tile, "_replace") else (*tile[:3], rawmode)]
+        return np.asarray(img)
 
 
 def _deep_ppm(
@@ -213,8 +220,8 @@ def _all_bits(source, img):
     "The picture of a PNG or PPM file with more than 8 bits a band; None where that is not possible."
     data = source.read_bytes() if isinstance(source, Path) else source.getvalue()
     if img.format == "PPM": return _Raw(_deep_ppm(data, img), top=img.tile[0][3][-1])
-    a = _deep_png(data) if img.format == "PNG" else None
-    if a is None: return None
+    if img.format != "PNG": return None
+    a = _deep_png(_bare_png(data), img.tile[0][3])
     a = _upright(a, _orientation(img))
     key = img.info.get("transparency")
     if a.shape[2] in (2, 4): return _Raw(a[..., :-1], a[..., -1] / np.float32(65535))
@@ -391,7 +398,7 @@ def _array_like(image):
     except MemoryError: raise
     except Exception as e: # whatever an object's own conversion raises
         raise InputError(f"A {type(image).__name__} that NumPy cannot make an array of: {e} Expected a path, a PIL image, an array or a tensor.") from e
-    if a.dtype == object or len(a.shape) == 0:
+    if a.dtype.kind in "OUS" or len(a.shape) == 0:
         raise InputError(f"Got {type(image).__name__} {str(image)[:60]!r}; expected a path, a PIL image, an array or a tensor.")
     return a
 
@@ -427,7 +434,8 @@ def _cooked(
     if ifd.photometric == tifffile.PHOTOMETRIC.PALETTE and ifd.colormap is not None and a.ndim == 2:
         if facts["nodata"] is not None: valid = a != facts.pop("nodata") # an index, not a colour
         a, top = _palette_colours(a, ifd.colormap), None
-    if ifd.photometric == tifffile.PHOTOMETRIC.MINISWHITE and a.dtype.kind in "bu":
+    of_an_array = a.dtype == bool and ifd.is_shaped # tifffile calls the True of an array black
+    if ifd.photometric == tifffile.PHOTOMETRIC.MINISWHITE and a.dtype.kind in "bu" and not of_an_array:
         a = ~a if a.dtype == bool else a.dtype.type(top or np.iinfo(a.dtype).max) - a
     raw = _without_alpha(_Raw(a, None, valid, facts, top=top), ifd)
     turn = ifd.tags.valueof(274, 1)
@@ -604,6 +612,13 @@ def _tiff_stack(
 ) -> _Stack:
     "The pictures of a TIFF file."
     tif = files.enter_context(tifffile.TiffFile(_fresh(source)))
+    stack = _tiff_pages(tif, source, name, axes)
+    if not _is_broken(tif): return stack
+    return _with_remark(stack, f"The file is damaged behind page {len(tif.pages)}: what follows cannot be found.")
+
+
+def _tiff_pages(tif, source, name, axes):
+    "See `_tiff_stack`."
     series = [s for s in tif.series if not s.keyframe.subfiletype & 5]
     if not series: raise ValueError("no picture in it")
     kind = series[0].kind
@@ -615,6 +630,22 @@ def _tiff_stack(
             if k < stack.count: return stack.page(k)
             k -= stack.count
     return _Stack(sum(stack.count for stack in stacks), page, name)
+
+
+def _is_broken(tif):
+    "Whether the last picture that was found points to another one."
+    at, size = (tif.pages.next_page_offset, tif.tiff.offsetsize) if len(tif.pages) else (0, 0)
+    tif.filehandle.seek(at)
+    pointer = tif.filehandle.read(size)
+    return len(pointer) < size or any(pointer)
+
+
+def _with_remark(stack, remark):
+    "The stack, with a sentence for the user about each page."
+    def page(k):
+        raw = stack.page(k)
+        return raw._replace(remarks=(*raw.remarks, remark))
+    return stack._replace(page=page)
 
 
 def _fresh(source):
@@ -655,28 +686,47 @@ def _series_stack(series, axes, source, facts):
 
 # %% ../nbs/00_images.ipynb #img-bare-png
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT") # the chunks without which the pictures would be others
+_JPEG_TEXT = (*range(0xE1, 0xEE), 0xEF, 0xFE) # markers of segments that are notes; of the others APP0 and APP14 say how colours are stored
 
 
 def _bare_png(
     data: bytes, # of a PNG file
+    note: bool = False, # whether to keep EXIF, which has the orientation
 ) -> bytes:
     "The file without its metadata."
-    bare = data[:8]
+    bare = [data[:8]]
     at = 8
     while at + 12 <= len(data):
         end = at + 12 + int.from_bytes(data[at:at + 4], "big")
-        if data[at + 4:at + 8] in _PNG_PIXELS: bare += data[at:end]
+        kind = data[at + 4:at + 8]
+        if kind in _PNG_PIXELS or note and kind == b"eXIf": bare.append(data[at:end])
         at = end
-    return bare
+    return b"".join(bare)
+
+
+def _bare_jpeg(
+    data: bytes, # of a JPEG file
+    note: bool = False, # whether to keep EXIF, which has the orientation
+) -> bytes:
+    "The file without its metadata."
+    bare = [data[:2]]
+    at = 2
+    while data[at:at + 1] == b"\xff" and data[at + 1] != 0xDA: # up to the pixels
+        end = at + 2 + int.from_bytes(data[at + 2:at + 4], "big")
+        if data[at + 1] not in _JPEG_TEXT or note and data[at + 4:at + 8] == b"Exif": bare.append(data[at:end])
+        at = end
+    return b"".join([*bare, data[at:]])
 
 
 def _patiently(read, source):
-    "read(source); for a PNG file that it cannot read, read(the same file without metadata)."
+    "read(source); where that fails, read(the same PNG or JPEG file without metadata)."
     try: return read(source)
     except Exception:
         data = source.read_bytes() if isinstance(source, Path) else source.getvalue()
-        if not data.startswith(b"\x89PNG"): raise
-        return read(io.BytesIO(_bare_png(data)))
+        strip = _bare_png if data.startswith(b"\x89PNG") else _bare_jpeg if data.startswith(b"\xff\xd8") else None
+        if strip is None: raise
+        try: return read(io.BytesIO(strip(data, note=True)))
+        except Exception: return read(io.BytesIO(strip(data)))
 
 # %% ../nbs/00_images.ipynb #img-photo-stack
 def _photo_stack(
@@ -702,10 +752,10 @@ def _pil_stack(img):
     except Exception: count = 1
     here = img.tell()
     def page(k):
-        if k != img.tell(): img.seek(k)
-        try: raw = _from_pil(img)
-        finally:
-            if img.tell() != here: img.seek(here)
+        with _in_words("the PIL image"), _quiet():
+            if k != here: img.seek(k)
+            raw = _from_pil(img)
+            if k != here: img.seek(here)
         return raw._replace(facts={"axes": "YXC"[:raw.numbers.ndim]})
     return _Stack(count, page, "the PIL image", now=here, hint=here == 0 and img.format != "MPO")
 
@@ -721,7 +771,7 @@ def _checked_path(
         if not path.exists(): raise MissingFileError(f"There is no file {str(path)!r}. Check the path.")
     except (OSError, RuntimeError, ValueError) as e:
         if isinstance(e, InputError): raise
-        raise InputError(f"{text[:60]!r}... cannot be a path ({e}); expected the path of an image file.") from e
+        raise InputError(f"{text[:60]!r}... cannot be a path ({getattr(e, 'strerror', None) or e}); expected the path of an image file.") from e
     if path.suffix == ".zarr": raise InputError(f"{str(path)!r} is a zarr store. {_ADVICE['zarr']}")
     if not path.is_file(): raise InputError(f"{str(path)!r} is not a file; expected the path of one image.")
     if path.stat().st_size == 0: raise InputError(f"{str(path)!r} is empty (0 bytes); expected an image file.")
@@ -757,10 +807,8 @@ def _file_stack(
     if _advice(suffix, b"") == _ADVICE["raw"]: raise InputError(f"{name} is a camera's raw file. {_ADVICE['raw']}") # it may hold a small copy, which would be read
     with _in_words(*words):
         if suffix.lower() == ".npy" or head.startswith(b"\x93NUMPY"): return _array_stack(_npy(source), axes, name=name)
-        stack = None
-        if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-            stack = _tiff_or_none(source, name, axes, files)
-        stack = stack or _photo_stack(source, name, axes)
+        stack = _tiff_or_none(source, name, axes, files) if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") else _photo_stack(source, name, axes)
+        stack = stack or _with_remark(_photo_stack(source, name, axes), "The file is damaged: perhaps not all of its pictures were found.")
     def page(k):
         with _in_words(*words), _quiet(): return stack.page(k)
     return stack._replace(page=page)
@@ -792,14 +840,14 @@ def _opened(
         return _file_stack(path, repr(str(path)), axes, files)
     if isinstance(image, Image.Image): return _pil_stack(image)
     if isinstance(image, torch.Tensor): return _array_stack(_from_tensor(image), axes, tensor=True, name="the tensor")
-    own = axes or _named_axes(image)
+    own = axes if axes is not None else _named_axes(image)
     nodata = _named_nodata(image)
     if callable(getattr(image, "read", None)):
         image = _content(image)
-        own = own or "CYX" # what rasterio's datasets give
+        if own is None: own = "CYX" # what rasterio's datasets give
     if isinstance(image, (bytes, bytearray)):
         if not image: raise InputError("The file is empty (0 bytes); expected those of an image.")
-        return _file_stack(io.BytesIO(image), f"The file of {len(image)} bytes, {bytes(image[:16])!r}...,", axes, files)
+        return _file_stack(io.BytesIO(image), f"the file of {len(image)} bytes" + f" {bytes(image)!r}" * (len(image) < 60), axes, files)
     return _array_stack(_array_like(image), own, name="the array", nodata=nodata)
 
 
@@ -822,11 +870,12 @@ def _is_fill(
     fill, # a number, or one number a band
 ) -> np.ndarray: # (H, W) bool
     "Where the pixels have the fill value: in all bands if it may be a value as well, else in any."
-    fill = np.asarray(fill, float)
-    if fill.shape not in ((), (a.shape[2],)):
-        raise InputError(f"nodata has {fill.size} values; expected a number, or one number for each of the {a.shape[2]} bands.")
-    same = np.isclose(a, fill, rtol=1e-6, atol=0) if a.dtype.kind == "f" else a == fill
-    may_be_value = fill.ndim > 0 or 0 <= fill <= TOPS[-1]
+    try: value = np.asarray(fill, float)
+    except (TypeError, ValueError): value = np.empty((0, 0))
+    if value.shape not in ((), (a.shape[2],)) or fill is True:
+        raise InputError(f"nodata={fill!r}; expected a number, one number for each of the {a.shape[2]} bands, or False (there is none).")
+    same = np.isclose(a, value, rtol=1e-6, atol=0) if a.dtype.kind == "f" else a == value
+    may_be_value = value.ndim > 0 or 0 <= value <= TOPS[-1]
     return same.all(-1) if may_be_value else same.any(-1)
 
 
@@ -836,8 +885,9 @@ def _evident_fill(
     "The fill value that was not declared, where it is beyond doubt."
     if values.dtype.kind not in "if" or values.size == 0: return None
     for v in (values.min(), values.max()):
+        if float(v) not in FILLS and abs(float(v)) < HUGE: continue
         rest = values[values != v]
-        if (v not in FILLS and abs(float(v)) < HUGE) or rest.size < 2 or values.size - rest.size < 2: continue
+        if rest.size < 2 or values.size - rest.size < 2: continue
         gap = min(abs(float(rest.min()) / 2 - float(v) / 2), abs(float(rest.max()) / 2 - float(v) / 2)) # halves do not overflow
         if gap > float(rest.max()) / 2 - float(rest.min()) / 2: return v.item()
     return None
@@ -852,18 +902,24 @@ def _without_data(
     out = np.zeros(a.shape[:2], bool) if raw.valid is None else ~raw.valid
     if raw.alpha is not None: out = out | (raw.alpha == 0)
     remarks = []
-    if a.dtype.kind == "f":
-        bad = ~np.isfinite(a).all(-1) & ~out
+    finite = np.isfinite(a) if a.dtype.kind == "f" else True
+    if not np.all(finite):
+        bad = ~finite.all(-1) & ~out
         if bad.any(): remarks.append(f"{int(bad.sum())} pixels have values that are NaN or infinite: they are left out.")
         out = out | bad
     declared = raw.facts.get("nodata") if nodata is None else nodata
     if declared is not None and declared is not False: return out | _is_fill(a, declared), remarks
-    fill = _evident_fill(a[~out]) if nodata is None else None
+    fill = _evident_fill(_left(a, out)) if nodata is None else None
     if fill is None: return out, remarks
     holes = _is_fill(a, fill) & ~out
     remarks.append(f"{int(holes.sum())} pixels have the value {fill:g}, far from all others: they are left out as pixels without data. "
                    f"Say nodata={fill:g} if that is right, nodata=False if it is a value.")
     return out | holes, remarks
+
+
+def _left(a, out):
+    "The numbers of the pixels that are not out."
+    return a[~out] if out.any() else a
 
 
 def _mask(
@@ -873,7 +929,8 @@ def _mask(
     "The pixels to use. Raises `InputError` for a mask of another size."
     flat = np.ndim(mask) == 2 if isinstance(mask, (np.ndarray, list, torch.Tensor)) else False
     with ExitStack() as files:
-        raw = _opened(mask, "YX" if flat else None, files).page(0)
+        try: raw = _opened(mask, "YX" if flat else None, files).page(0)
+        except InputError as e: raise type(e)(f"mask: {e}") from e
     use = np.nan_to_num(raw.numbers) != 0
     if use.ndim == 3: use = use.any(-1)
     if use.shape != size: raise InputError(f"The mask has {use.shape[0]}×{use.shape[1]} pixels, the image {size[0]}×{size[1]}; expected the same.")
@@ -904,6 +961,7 @@ def _prepared(
     mask, # see `read_image`
 ) -> tuple[_Raw, np.ndarray, Span]: # (H, W, C); (H, W) bool, the pixels that are out; the facts of the others
     "The picture with its pixels sorted into those with data and those without. Raises `InputError`."
+    if 0 in raw.numbers.shape: raise InputError(f"The image has shape {tuple(raw.numbers.shape)}: no pixels in it. Expected at least 2.")
     a = raw.numbers.reshape(*raw.numbers.shape[:2], -1)
     raw = raw._replace(numbers=a)
     if a.shape[0] * a.shape[1] < 2: raise InputError("The image has 1 pixel; at least 2 are needed to make segments.")
@@ -913,9 +971,8 @@ def _prepared(
     if mask is not None: out = out | ~_mask(mask, a.shape[:2])
     left = out.size - int(out.sum())
     if left < 2:
-        raise InputError(f"Of {out.size} pixels only {left} have data; at least 2 are needed. {' '.join(remarks)} Check nodata={nodata!r} and the mask.")
-    used = a[~out] if out.any() else a
-    return raw._replace(remarks=(*raw.remarks, *remarks)), out, span(used, raw.top)
+        raise InputError(f"Of {out.size} pixels only {left} have data; at least 2 are needed. {' '.join(remarks)} Check nodata={nodata!r}, the mask, and the transparency.")
+    return raw._replace(remarks=(*raw.remarks, *remarks)), out, span(_left(a, out), raw.top)
 
 # %% ../nbs/00_images.ipynb #img-finished
 def _finished(
