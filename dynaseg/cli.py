@@ -303,6 +303,7 @@ def folder_command(
     suffix: Annotated[str, typer.Option(help="Of the label maps: .png, .tif or .npz.")] = ".png",
     overlays: Annotated[bool, typer.Option("--overlays", help="Also write pictures to look at.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    force: Annotated[bool, typer.Option("--force", help="Replace results that were made with other settings.")] = False,
     allow_pixels: Annotated[Optional[int], typer.Option(min=1, help="Accept images of up to this many pixels (Pillow's safety limit otherwise).")] = None,
     *, settings: dict,
 ):
@@ -311,7 +312,7 @@ def folder_command(
     Exit code: 0 all done, 1 some failed or OUT cannot be written to, 2 usage, 130 interrupted (go on with the same command)."""
     from dynaseg.batch import in_words, segment_folder
     from dynaseg.images import InputError
-    try: summary = segment_folder(source, out, glob, suffix, overlays, workers, allow_pixels, **settings)
+    try: summary = segment_folder(source, out, glob, suffix, overlays, workers, allow_pixels, force=force, **settings)
     except (InputError, OSError) as e:
         if getattr(e, "errno", None) is None: _usage(as_options(str(e))) # said by dynaseg before it began; the system's errors have numbers
         print(f"error: {as_options(in_words(e))}. What was finished before is whole; run the same command to go on.", file=sys.stderr)
@@ -323,7 +324,14 @@ def _summarise(summary, manifest):
     "Prints what became of a folder: failures to stderr, a table to stdout."
     for path, error in summary.errors.items(): print(f"error: {_shown(path)}: {error}", file=sys.stderr)
     for path, pixels in summary.reduced.items(): print(f"note: {_shown(path)}: fitted at {pixels} pixels, the memory did not suffice for more", file=sys.stderr)
-    print(summary); print(manifest, flush=True)
+    if summary.others: print(f"note: left out, no images by their names: {_few(summary.others)}", file=sys.stderr)
+    print(summary)
+    print(manifest, flush=True)
+
+def _few(paths, most=10):
+    "The paths with commas between them; of many, the first and how many there are besides."
+    named = ", ".join(map(_shown, paths[:most]))
+    return named if len(paths) <= most else f"{named} and {len(paths) - most} more"
 
 def _shown(path): return path if path.isprintable() else repr(path)
 

@@ -355,7 +355,24 @@ def test_a_folder(cli, album):
     labels = segment("in/1.png", M=1, p=6, q=6, T=2, min_labels=2, device="cpu").labels
     assert (np.asarray(Image.open("out put/1.png.labels.png")) == labels).all()
     assert list(table(cli("folder", "in", "out put", *FAST)[1])[0].values())[:3] == [0, 3, 0]
-    assert list(table(cli("folder", "in", "out put", *FAST, "--variant", "scf", "--seed", "3")[1])[0].values())[:3] == [3, 0, 0]
+    other = ["folder", "in", "out put", *FAST, "--variant", "scf", "--seed", "3"]
+    code, said, err = cli(*other)
+    assert code == 2 and said == "" and "--seed 0 (now 3)" in err and "--force" in err and "(now 'scf')" in err
+    assert list(table(cli(*other, "--force")[1])[0].values())[:3] == [3, 0, 0]
+
+
+def test_what_a_folder_leaves_out_is_named(cli, album):
+    (album / "in" / "film.mpg").write_bytes(b"x")
+    code, said, err = cli("folder", "in", "out", *FAST)
+    assert code == 0 and table(said)[0]["left out"] == 1 and "left out" in err and "film.mpg" in err
+
+
+@posix
+def test_names_of_dots_stay_inside(cli, folder, photo):
+    "The stem of `...png` is two dots."
+    (folder / "photo.png").rename("...png")
+    assert cli("segment", "...png", "-o", "out/deep", *SMALL)[0] == 0
+    assert [n for n in tree(folder) if n.endswith("labels.png")] == ["out/deep/image-2-dots/labels.png"]
 
 
 def test_the_options_of_a_folder(cli, album):
