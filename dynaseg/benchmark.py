@@ -232,6 +232,8 @@ def _chosen(methods, settings):
     settings = {name: settings[name] for name in usual if name in settings and settings[name] != usual[name].default}
     if "variant" in settings and (bad := [name for name in methods if "variant" in VARIANTS.get(name, ())]):
         raise InputError(f"variant={_name(settings['variant'])!r} does not go with the method {bad[0]!r}, which has its own; expected methods=['ours'].")
+    if "preset" in settings and PRESETS.get(settings["preset"], {}).get("level") is not None and (bad := [name for name in methods if "variant" in VARIANTS.get(name, ())]):
+        raise InputError(f"preset={settings['preset']!r} does not go with the method {bad[0]!r}, whose labels are clusters; expected methods=['ours'].")
     return {name: (METHODS[name], "", "") if name in METHODS else _fitted(VARIANTS[name] | settings, settings) for name in methods}
 
 def _fitted(all_settings, named):

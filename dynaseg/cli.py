@@ -69,7 +69,7 @@ def _one(
     try:
         there = [file for file in FILES if (folder / file).exists()]
         if there and not force: raise FileExistsError(f"{str(folder / there[0])!r} exists. Pass --force to replace it, or another --out.")
-        seg = segment(image, **settings)
+        seg = segment(_input(image), **settings)
         _write(seg, folder)
     except KeyboardInterrupt: raise typer.Exit(130)
     except (ValueError, OSError, MemoryError, RuntimeError) as e: # RuntimeError: what PyTorch raises, out of memory above all
@@ -231,24 +231,25 @@ def segment_command(
     """Segment image files.
 
     Writes OUT/NAME/labels.png (label ids), overlay.png, history.csv and settings.json for each. Exit code: 0 all done, 1 some failed, 2 usage, 130 interrupted."""
-    _hints(images)
     if allow_pixels:
         from dynaseg.batch import raise_pixel_limit
         raise_pixel_limit(allow_pixels)
     if str(out) == "-": return _to_stdout(images, settings)
     results = []
     for image, folder in zip(images, _folders(images, out)):
-        results.append(_one(_input(image), str(image), folder, settings, force))
+        results.append(_one(image, str(image), folder, settings, force))
         _report(results[-1], as_json)
     if any(r["error"] for r in results): raise typer.Exit(1)
 
-def _hints(images):
-    "Exits with 2 for what is no image file, and says what to do."
-    for image in images:
-        if re.match(r"\w+:/", str(image)): _usage(f"{str(image).replace(':/', '://', 1)!r} is an address. Download the file first, and give its path.")
-        if image.is_dir(): _usage(f"{str(image)!r} is a folder. For all images in it: dynaseg folder {str(image)!r} OUT")
-
-def _input(image): return sys.stdin.buffer.read() if str(image) == "-" else image
+def _input(image):
+    "What `segment` takes for an argument. Raises `InputError` for what is no image file, and says what to do."
+    from dynaseg.images import InputError
+    if not isinstance(image, Path): return image
+    if str(image) == "-": return sys.stdin.buffer.read()
+    if re.match(r"\w+:/", str(image)):
+        raise InputError(f"{str(image).replace(':/', '://', 1)!r} is an address. Download the file first, and give its path.")
+    if image.is_dir(): raise InputError(f"{str(image)!r} is a folder. For all images in it: dynaseg folder {str(image)!r} OUT")
+    return image
 
 def _to_stdout(images, settings):
     "Writes the label picture of the one image to standard output."
@@ -302,6 +303,7 @@ def folder_command(
     suffix: Annotated[str, typer.Option(help="Of the label maps: .png, .tif or .npz.")] = ".png",
     overlays: Annotated[bool, typer.Option("--overlays", help="Also write pictures to look at.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    force: Annotated[bool, typer.Option("--force", help="Replace results that were made with other settings.")] = False,
     allow_pixels: Annotated[Optional[int], typer.Option(min=1, help="Accept images of up to this many pixels (Pillow's safety limit otherwise).")] = None,
     *, settings: dict,
 ):
@@ -310,7 +312,7 @@ def folder_command(
     Exit code: 0 all done, 1 some failed or OUT cannot be written to, 2 usage, 130 interrupted (go on with the same command)."""
     from dynaseg.batch import in_words, segment_folder
     from dynaseg.images import InputError
-    try: summary = segment_folder(source, out, glob, suffix, overlays, workers, allow_pixels, **settings)
+    try: summary = segment_folder(source, out, glob, suffix, overlays, workers, allow_pixels, force=force, **settings)
     except (InputError, OSError) as e:
         if getattr(e, "errno", None) is None: _usage(as_options(str(e))) # said by dynaseg before it began; the system's errors have numbers
         print(f"error: {as_options(in_words(e))}. What was finished before is whole; run the same command to go on.", file=sys.stderr)
@@ -322,7 +324,14 @@ def _summarise(summary, manifest):
     "Prints what became of a folder: failures to stderr, a table to stdout."
     for path, error in summary.errors.items(): print(f"error: {_shown(path)}: {error}", file=sys.stderr)
     for path, pixels in summary.reduced.items(): print(f"note: {_shown(path)}: fitted at {pixels} pixels, the memory did not suffice for more", file=sys.stderr)
-    print(summary); print(manifest, flush=True)
+    if summary.others: print(f"note: left out, no images by their names: {_few(summary.others)}", file=sys.stderr)
+    print(summary)
+    print(manifest, flush=True)
+
+def _few(paths, most=10):
+    "The paths with commas between them; of many, the first and how many there are besides."
+    named = ", ".join(map(_shown, paths[:most]))
+    return named if len(paths) <= most else f"{named} and {len(paths) - most} more"
 
 def _shown(path): return path if path.isprintable() else repr(path)
 

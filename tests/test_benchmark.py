@@ -85,18 +85,19 @@ def test_methods_without_a_seed_use_none():
 
 
 def test_the_published_loops_are_the_paper_preset_but_for_its_size():
-    "Whatever is added to the fast preset must not slip into them."
+    "Whatever is added to the default preset must not slip into them."
     for name in ("fsf", "scf"):
         paper = segmenter.check_settings(preset="paper", variant=name, seed=0)[0]
         assert segmenter.check_settings(preset="paper", seed=0, **VARIANTS[name])[0] == paper
-        fast = segmenter.check_settings(preset="fast", seed=0, **VARIANTS[name])[0]
-        assert {k for k in paper if paper[k] != fast[k]} <= {"preset", "M", "p", "q", "T", "tol", "max_pixels"}
+        small = segmenter.check_settings(preset="clusters", seed=0, **VARIANTS[name])[0]
+        assert (small["level"], small["cluster_level"]) == (None, 0)  # labels are read pixel by pixel
+        assert {k for k in paper if paper[k] != small[k]} <= {"preset", "M", "p", "q", "T", "tol", "max_pixels"}
 
 
 def test_rows_made_before_a_preset_changed_do_not_mix_with_new_ones(bsd, tmp_path, monkeypatch):
     evaluate(bsd, ["ours"], out=tmp_path / "r.csv", **QUICK)
     before = (tmp_path / "r.csv").read_bytes()
-    monkeypatch.setitem(segmenter.PRESETS["fast"], "momentum", 0.5)
+    monkeypatch.setitem(segmenter.PRESETS["clusters"], "momentum", 0.5)
     with pytest.raises(InputError, match="'ours' made before the presets changed"): evaluate(bsd, ["ours"], out=tmp_path / "r.csv", **QUICK)
     assert (tmp_path / "r.csv").read_bytes() == before
     evaluate(bsd, ["ours"], out=tmp_path / "r.csv", **QUICK, momentum=0.9)   # named, it is another row
@@ -126,7 +127,7 @@ def test_memory_is_counted_anew_for_each_call(python):
 
 
 def test_labels_on_the_way_get_rows_of_their_own(bsd, tmp_path):
-    rows = evaluate(bsd, ["fsf", "blank"], out=tmp_path / "r.csv", at=(0, 2), superpixels=0.0, **QUICK)
+    rows = evaluate(bsd, ["fsf", "blank"], out=tmp_path / "r.csv", at=(0, 2), cluster_level=0.0, **QUICK)
     assert {r["method"] for r in rows} == {"fsf", "fsf@0", "fsf@2", "blank"}
     last, end = ([r["all_sum"] for r in rows if r["method"] == name] for name in ("fsf@2", "fsf"))
     assert last == end                                         # without a vote the last look is the result
@@ -260,6 +261,7 @@ def iciest(root):
     (dict(methods=["fsf"], colour=3), "'colour' is no setting"),
     (dict(methods=["fsf"], callback=print), "'callback' is no setting"),
     (dict(methods=["ours", "scf"], variant="scf"), "variant='scf' does not go with the method 'scf'"),
+    (dict(methods=["ours", "fsf"], preset="segments"), "preset='segments' does not go with the method 'fsf'"),
     (dict(methods=["ours"], mu=-1), "mu=-1; expected"),
     (dict(methods=["blank"], protocol="dataset Hungarian"), "protocol='dataset Hungarian'"),
     (dict(methods=["blank"], protocol="per-image Hungarian"), "where ids are classes"),
@@ -329,9 +331,9 @@ def test_coco_from_the_command_line(tmp_path):
 @pytest.mark.parametrize("args, words", [
     (("evaluate", "nothing", "--root", "bsd"), "no data set 'nothing'"),
     (("evaluate", "bsd500", "--root", "elsewhere"), "no folder"),
-    (("evaluate", "bsd500", "--root", "bsd", "--seeds", "0,x"), "--seeds='0,x'"),
+    (("evaluate", "bsd500", "--root", "bsd", "--seeds", "0,x"), "--seeds '0,x'"),
     (("evaluate", "bsd500", "--root", "bsd", "--images", "1001,9"), "not in the set"),
-    (("evaluate", "bsd500", "--root", "bsd", "--mu", "-1"), "mu=-1.0"),
+    (("evaluate", "bsd500", "--root", "bsd", "--mu", "-1"), "--mu -1.0"),
     (("report", "none.csv"), "none.csv"),
 ])
 def test_a_mistake_gets_a_line_and_exit_code_2(bsd, tmp_path, args, words):
@@ -349,15 +351,13 @@ def script():
 
 def test_every_command_of_the_script_is_understood(script):
     "A mistake in the last line of a night's work should not wait until the morning."
-    from inspect import signature
-
     from typer.main import get_command
 
-    from dynaseg.cli import _options, _settings_of, app
+    from dynaseg.cli import _setting_words, _settings_of, app
     for command in [c for cs in script.commands().values() for c in cs if c.startswith("dynaseg ")]:
         _, name, *words = shlex.split(command)
         given = get_command(app).commands[name].make_context(name, words).params
-        _settings_of({option: given[option] for option in signature(_options).parameters if option in given})
+        _settings_of({p.name: given[p.name] for p in _setting_words() if p.name in given}, None)
         assert set(given["methods"].split(",")) <= {*METHODS, *VARIANTS}, command
         assert str(given["out"]).startswith("nbs/results/")
 

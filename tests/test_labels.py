@@ -174,12 +174,12 @@ def test_show_keeps_colours_within_bounds_and_paints_truth_values():
 
 @pytest.mark.parametrize("bands", [1, 2, 3, 12])
 def test_overlay_blends_photo_and_labels(bands):
-    image = np.random.default_rng(0).random((4, 6, bands), dtype=np.float32)
-    before = image.copy()
+    image = np.random.default_rng(0).random((40, 60, bands), dtype=np.float32)
+    halves, before = np.kron(HALVES, np.ones((10, 10), int)), image.copy()
     for alpha in (0, 0.3, 1):
-        picture = overlay(image, HALVES, alpha=alpha, edges=False)
-        expected = (1 - alpha) * as_rgb(image) + alpha * label_picture(HALVES) / 255
-        assert picture.shape == (4, 6, 3) and picture.dtype == np.uint8
+        picture = overlay(image, halves, alpha=alpha, edges=False)
+        expected = (1 - alpha) * as_rgb(image) + alpha * label_picture(halves) / 255
+        assert picture.shape == (40, 60, 3) and picture.dtype == np.uint8
         np.testing.assert_allclose(picture / 255, expected, atol=0.51 / 255)
     np.testing.assert_array_equal(image, before)
 

@@ -7,7 +7,7 @@ import pytest
 from dynaseg.speed import figures, main
 
 VALUES = {"plain": "s an update", "plain, memory kept": "s an update", "fit": "s an update", "fit, bfloat16": "s an update", "arithmetic": "GFLOP an update", "matrix product": "GFLOP/s",
-          "convolution": "GFLOP/s", "fast": "s a photo", "fast, bfloat16": "s a photo", "regions": "s a photo", "import torch": "s", "import dynaseg": "s", "from dynaseg import segment": "s",
+          "convolution": "GFLOP/s", "clusters": "s a photo", "clusters, bfloat16": "s a photo", "segments": "s a photo", "import torch": "s", "import dynaseg": "s", "from dynaseg import segment": "s",
           "dynaseg demo": "s"}
 
 
@@ -23,7 +23,7 @@ def test_figures_are_ratios_of_the_same_run(rows):
     assert "| 0.5 times as fast |" in lines["the fit"]  # 2 s / 4 s
     assert "| 0.4 times as fast |" in lines["the fit with autocast=True (bfloat16)"]  # 2 s / 5 s
     assert "| 0.75 s | 2.7 times as fast |" in lines["its arithmetic at the best rate that anything below reaches in 32 bits"]  # 6 GFLOP at 8 GFLOP/s
-    assert "| 222 times as fast" in lines["a photo, preset fast"] and "| 200 times as fast" in lines["a photo, preset fast, bfloat16"]  # 1000 x 2 s / 9 s, / 10 s
+    assert "| 222 times as fast" in lines["a photo, preset clusters"] and "| 200 times as fast" in lines["a photo, preset clusters, bfloat16"]  # 1000 x 2 s / 9 s, / 10 s
     assert "| 114% to 114% " in lines["convolutions"] and "| 6.0 s, 1.50 GB | 0.50 s a megapixel |" in lines["a photo of 12 megapixels"]
 
 
