@@ -38,6 +38,7 @@ from .segmenter import PRESETS, SETTINGS, Segmentation, check_settings, segment
 
 try: from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, lockf
 except ImportError: LOCK_EX = LOCK_NB = LOCK_SH = LOCK_UN = 0; lockf = None # Windows
+from .words import document
 
 # %% ../nbs/15_batch.ipynb #f6b5917e
 def find_images(
@@ -493,3 +494,6 @@ def segment_folder(
             run.manifest.refresh()
     finally: Image.MAX_IMAGE_PIXELS = limit
     return _summary(outcomes, run.manifest.rows, start)
+
+# %% ../nbs/15_batch.ipynb #413fcdf8
+document(__name__)

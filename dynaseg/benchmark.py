@@ -26,6 +26,7 @@ from .metrics import GROUPS, blank, scorer
 from .segmenter import MU, PRESETS, check_settings, segment
 from .silhouette import silhouette_phase
 from .speed import measured
+from .words import document
 
 # %% ../nbs/18_benchmark.ipynb #09184464
 def kmeans(
@@ -333,8 +334,5 @@ def report(
         lines.append(f"| {method} | {settings} | {difference:+.3f} | {low:+.3f} to {high:+.3f} |")
     return table(rows) + "\n\n" + "\n".join(lines)
 
-# %% ../nbs/18_benchmark.ipynb #51b7fd02
-#| eval: false
-if __name__ == "__main__":
-    from dynaseg.speed import main
-    main()
+# %% ../nbs/18_benchmark.ipynb #1cd3ea47
+document(__name__)

@@ -403,3 +403,7 @@ def _warning_line(message, *where, **more):
     text = as_options(str(message))
     if text not in _said: print(f"warning: {text}", file=sys.stderr)
     _said.add(text)
+
+# %% ../nbs/19_cli.ipynb #62afda4a
+#| eval: false
+if __name__ == "__main__": main()

@@ -151,9 +151,9 @@ def _home(
     root = Path(root)
     for folder in above:
         if (root / folder / inner).is_dir(): return root / folder
-    raise FileNotFoundError(f"There is no folder {str(root / above[0] / inner)!r}"
-                            + (f" (nor under {', '.join(above[1:])})" if above[1:] else "")
-                            + f". Expected the official layout; get it from {source}.")
+    others = f" (nor under {', '.join(above[1:])})" if above[1:] else ""
+    raise FileNotFoundError(f"There is no folder {str(root / above[0] / inner)!r}{others}. "
+                            f"Expected the official layout; get it from {source}.")
 
 # %% ../nbs/13_datasets.ipynb #47d2d2a2
 def _read_mat(
@@ -188,7 +188,8 @@ class BSD500(Dataset):
             truth = home / "groundTruth" / part
             paths = _images(home / "images" / part)
             records += [Record(p.stem, p, truth / f"{p.stem}.mat", _read_mat) for p in paths]
-        self.split, self.root = split, home
+        self.split = split
+        self.root = home
         super().__init__(records, subset, seed)
 
 # %% ../nbs/13_datasets.ipynb #dfec5a69
@@ -197,7 +198,9 @@ def _read_ids(
 ) -> np.ndarray:
     "The mask's ids: (H, W) int64. Raises `InputError`."
     try:
-        with Image.open(path) as img: mode, ids = img.mode, np.asarray(img)
+        with Image.open(path) as img:
+            mode = img.mode
+            ids = np.asarray(img)
     except Exception as e: # a decoder of Pillow's can raise nearly anything when it meets a broken file
         raise InputError(f"{str(path)!r} cannot be read as a mask ({type(e).__name__}: {e}).") from e
     if ids.ndim != 2:
@@ -240,7 +243,9 @@ class VOC2012(Dataset):
         if masks not in self.folders: raise InputError(f"masks={masks!r}; expected 'class' or 'object'.")
         home = _home(root, "JPEGImages", ("", "VOC2012", "VOCdevkit/VOC2012"), self.source)
         names = _read_list(home / "ImageSets" / "Segmentation" / f"{split}.txt", self.source)
-        self.split, self.root, self.n_classes = split, home, 21 if masks == "class" else None
+        self.split = split
+        self.root = home
+        self.n_classes = 21 if masks == "class" else None # 20 classes and the background
         truth = _home(home, self.folders[masks], ("",), self.source) / self.folders[masks]
         images = home / "JPEGImages"
         records = [Record(n, images / f"{n}.jpg", truth / f"{n}.png", _read_mask) for n in names]
@@ -297,13 +302,17 @@ class COCOStuff27(Dataset):
         truth = _home(root, split, above, self.source) / split
         maps = Path(root if maps is None else maps)
         if not (maps / "fine_to_coarse.json").is_file():
-            raise FileNotFoundError(f"There is no file {str(maps / 'fine_to_coarse.json')!r}, the map of fine to coarse ids. "
-                                    f"Write it from fine_to_coarse_dict.pickle of {self.shared}, or say where it is with maps=.")
+            raise FileNotFoundError(f"There is no file {str(maps / 'fine_to_coarse.json')!r}, the map of fine to "
+                                    f"coarse ids. Write it from fine_to_coarse_dict.pickle of {self.shared}, or say "
+                                    "where it is with maps=.")
         read = partial(_read_coarse, table=_coarse_table(maps / "fine_to_coarse.json", classes))
         listed = maps / f"{split}_curated.txt"
-        if curated: names = _read_list(listed, f"{self.shared} (curated/val2017/Coco164kFull_Stuff_Coarse_7.txt), or pass curated=False")
-        else: names = [p.stem for p in _images(images)]
-        self.split, self.root, self.n_classes = split, Path(root), COARSE[classes][1] - COARSE[classes][0]
+        where = f"{self.shared} (curated/val2017/Coco164kFull_Stuff_Coarse_7.txt), or pass curated=False"
+        names = _read_list(listed, where) if curated else [p.stem for p in _images(images)]
+        low, high = COARSE[classes]
+        self.split = split
+        self.root = Path(root)
+        self.n_classes = high - low
         records = [Record(n, images / f"{n}.jpg", truth / f"{n}.png", read) for n in names]
         super().__init__(records, subset, seed)
 
@@ -326,7 +335,9 @@ class ICoseg(Dataset):
         seed: int = 0, # of the random choice
     ):
         self.root = _home(root, "images", ("", "CMU_Cornell_iCoseg_dataset", "iCoseg"), self.source)
-        images, truth, records = self.root / "images", self.root / "ground_truth", []
+        images = self.root / "images"
+        truth = self.root / "ground_truth"
+        records = []
         for path in _images(images):
             name = path.relative_to(images).with_suffix("").as_posix()
             records.append(Record(name, path, truth / f"{name}.png", _read_binary))

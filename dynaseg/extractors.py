@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .images import InputError
+from .words import document
 
 # %% ../nbs/09_extractors.ipynb #7281b002
 Maps: TypeAlias = torch.Tensor | Sequence[torch.Tensor] | Mapping[str, torch.Tensor]
@@ -59,9 +60,9 @@ class FeatureMap(nn.Module):
         try: maps = self.extractor(x)
         except ValueError as e:
             if "more than 1 value per channel" not in str(e): raise
-            raise InputError(f"An image of {x.shape[2]} x {x.shape[3]} pixels is too small for this extractor: a batch norm "
-                             "in it, in training mode, sees a single pixel. Raise max_pixels, take fewer levels, or keep its "
-                             "weights (freeze=True).") from e
+            raise InputError(f"An image of {x.shape[2]} x {x.shape[3]} pixels is too small for this extractor: a "
+                             "batch norm in it, in training mode, sees a single pixel. Raise max_pixels, take fewer "
+                             "levels, or keep its weights (freeze=True).") from e
         levels = (project(_fit_for(x, level)) for project, level in zip(self.project, levels_of(maps), strict=True))
         enlarged = (F.interpolate(level, x.shape[2:], mode="bilinear") for level in levels)
         return self.block(sum(enlarged))
@@ -82,7 +83,8 @@ def channels_of(
         with torch.no_grad(): maps = extractor(x)
     except InputError: raise
     except Exception as e: # an extractor of the user's own raises whatever it likes
-        raise InputError(f"The extractor failed on an image of shape {tuple(x.shape)} ({type(e).__name__}: {e}).") from e
+        shape = tuple(x.shape)
+        raise InputError(f"The extractor failed on an image of shape {shape} ({type(e).__name__}: {e}).") from e
     if x._version != version: raise InputError("The extractor changed its input; let it work on a copy (x.clone()).")
     levels = levels_of(maps)
     if not all(level.isfinite().all() for level in levels):
@@ -91,7 +93,7 @@ def channels_of(
 
 # %% ../nbs/09_extractors.ipynb #5b05f65a
 class Frozen(nn.Module):
-    "An extractor that is not fitted: evaluation mode, no gradients, and one computation as long as image and weights stay."
+    "An extractor that is not fitted: evaluation mode, no gradients; computed once while image and weights stay."
     def __init__(self,
         net: Extractor, # a module is put into evaluation mode, its parameters cut off from gradients
     ):
@@ -134,3 +136,6 @@ class AtScales(nn.Module):
         sizes = ([max(1, round(n * s)) for n in x.shape[2:]] for s in self.scales)
         views = (F.interpolate(x, size, mode="bilinear", antialias=True) for size in sizes)
         return [level for view in views for level in levels_of(self.extractor(view))]
+
+# %% ../nbs/09_extractors.ipynb #9124c056
+document(__name__)

@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from numbers import Integral
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from .images import InputError
@@ -130,7 +129,7 @@ _GLIBC_MOST = 2**25 # bytes, 32 MB: where glibc's own adaptation ends
 
 @contextmanager
 def kept_memory():
-    "While it holds, freed memory stays with the process for the next array (C library glibc; elsewhere nothing happens)."
+    "While it holds, freed memory stays with the process for the next array (glibc; elsewhere nothing happens)."
     try: libc = ctypes.CDLL("libc.so.6")
     except OSError: libc = None
     try:

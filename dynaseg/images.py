@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from .words import document
+
 # %% ../nbs/00_images.ipynb #9eb23c08
 class InputError(ValueError):
     "The input or a setting cannot be used. The message names the value, what was expected, and what to do."
@@ -1077,3 +1079,6 @@ def standardise(
     spread, mean = torch.std_mean(seen, dim=(2, 3), keepdim=True, correction=0)
     y = (x - mean) / spread.clamp(min=1e-6)
     return y if valid is None else torch.where(valid, y, 0)
+
+# %% ../nbs/00_images.ipynb #acc9e612
+document(__name__)

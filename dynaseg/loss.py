@@ -82,10 +82,10 @@ def loss_gradient(
         sim += _softmax_part(part, labels[..., start:stop, :], g, H * W)
         if n_across: con += _add_steps(part[..., :-1], part[..., 1:], g[..., :-1], g[..., 1:], w, n_across)
         first = max(start - 1, 0) # with the step from the row above, whose gradient has been begun
-        upper = slice(first, stop - 1)
-        lower = slice(first + 1, stop)
         if first + 1 == stop: continue # a single row
-        con += _add_steps(r[..., upper, :], r[..., lower, :], gradient[..., upper, :], gradient[..., lower, :], w, n_down)
+        part = r[..., first:stop, :]
+        g = gradient[..., first:stop, :]
+        con += _add_steps(part[..., :-1, :], part[..., 1:, :], g[..., :-1, :], g[..., 1:, :], w, n_down)
     return sim, con, gradient
 
 # %% ../nbs/03_loss.ipynb #f1b5f760

@@ -27,6 +27,7 @@ from torch import nn
 from .extractors import Extractor, FeatureMap, Frozen, channels_of
 from .images import InputError
 from .network import ResponseNet, at_least, cnn, draw_weights
+from .words import document
 
 # %% ../nbs/10_pretrained.ipynb #a912caee
 def imagenet_colours(
@@ -38,20 +39,21 @@ def imagenet_colours(
 
     Raises `InputError`."""
     if x.shape[1] not in (1, 3):
-        raise InputError(f"The image has {x.shape[1]} bands, and a network trained on ImageNet takes 1 or 3. Choose three "
-                         "bands (image[..., [3, 2, 1]]), or take features='cnn', which takes any number.")
+        raise InputError(f"The image has {x.shape[1]} bands, and a network trained on ImageNet takes 1 or 3. Choose "
+                         "three bands (image[..., [3, 2, 1]]), or take features='cnn', which takes any number.")
     return (x - x.new_tensor(mean)[:, None, None]) / x.new_tensor(spread)[:, None, None]
 
 # %% ../nbs/10_pretrained.ipynb #e4336d13
 def _torchvision():
-    "torchvision, with its models and operators. Raises `InputError` if it does not go with the PyTorch that is installed."
+    "torchvision, with its models and operators. Raises `InputError` if it does not go with the installed PyTorch."
     try:
         import torchvision.models
         import torchvision.ops
     except Exception as e: # a mismatched pair raises RuntimeError, AttributeError, ImportError or OSError
-        raise InputError(f"torchvision cannot be used next to PyTorch {torch.__version__} ({type(e).__name__}: {e}). The two "
-                         "must come as a pair, from one place: pip install --force-reinstall torch torchvision (with the same "
-                         "--index-url, if you use one). features='cnn' works without torchvision.") from e
+        raise InputError(f"torchvision cannot be used next to PyTorch {torch.__version__} ({type(e).__name__}: {e}). "
+                         "The two must come as a pair, from one place: pip install --force-reinstall torch "
+                         "torchvision (with the same --index-url, if you use one). features='cnn' works without "
+                         "torchvision.") from e
     return torchvision
 
 # %% ../nbs/10_pretrained.ipynb #3e1e2418
@@ -88,9 +90,10 @@ def resnet18(
     levels: Sequence[str] = LEVELS, # names in `STAGES`
     weights: str | os.PathLike | None = "DEFAULT", # "DEFAULT" (ImageNet), a file, or None: random
 ) -> nn.Module:
-    """torchvision's ResNet-18 as an extractor: (1, C, h, w) in [0, 1] to a dictionary of levels, `STAGES[name]` channels each.
+    """torchvision's ResNet-18 as an extractor: (1, C, h, w) in [0, 1] to a dictionary of levels.
 
-    Raises `InputError` for unknown levels, for weights that cannot be had, and for bands that weights do not fit."""
+    Level `name` has `STAGES[name]` channels. Raises `InputError` for unknown levels, for weights that cannot be had,
+    and for bands that weights do not fit."""
     if not levels or any(name not in STAGES for name in levels):
         raise InputError(f"levels={levels!r}; expected names out of {tuple(STAGES)}.")
     def part(whole): return _Stages(whole, tuple(levels))
@@ -146,7 +149,8 @@ def _state_dict(path, digits=""):
     "The tensors of a file by name; `digits`: the first of its SHA-256. Raises `FileNotFoundError` or `InputError`."
     shown = repr(str(path))
     if not path.is_file():
-        raise FileNotFoundError(f"There is no weights file {shown}. Check the path; ImageNet's weights are weights='DEFAULT'.")
+        raise FileNotFoundError(f"There is no weights file {shown}. Check the path; ImageNet's weights are "
+                                "weights='DEFAULT'.")
     again = "Remove it to download it anew." if digits else "Get it anew."
     if _cut_short(path): raise InputError(f"{shown} is cut short: it ends after {path.stat().st_size} bytes. {again}")
     with open(path, "rb") as f: found = hashlib.file_digest(f, "sha256").hexdigest()
@@ -204,12 +208,16 @@ def _tensors(path):
     "What the file holds. Raises `InputError` if it is not a file of tensors."
     load = _safetensors(path) if path.suffix == ".safetensors" else _load_pth
     try:
-        damaged = zipfile.ZipFile(path).testzip() if zipfile.is_zipfile(path) else None # torch.load looks at no checksum
+        damaged = _damaged_part(path)
         if damaged is None: return load(path)
     except Exception as e: # the readers raise what they like; PyTorch's text would advise to trust the file
-        raise InputError(f"{str(path)!r} cannot be read as weights ({type(e).__name__}). Expected a state dict, written by "
-                         "torch.save(net.state_dict(), path) or as .safetensors.") from e
+        raise InputError(f"{str(path)!r} cannot be read as weights ({type(e).__name__}). Expected a state dict, "
+                         "written by torch.save(net.state_dict(), path) or as .safetensors.") from e
     raise InputError(f"{str(path)!r} is damaged: {damaged!r} in it does not have its checksum. Get it anew.")
+
+def _damaged_part(path):
+    "The first entry of a zip file (PyTorch's are) that misses its checksum, which `torch.load` ignores; or None."
+    return zipfile.ZipFile(path).testzip() if zipfile.is_zipfile(path) else None
 
 def _load_pth(path): return torch.load(path, map_location="cpu", weights_only=True)
 
@@ -234,8 +242,8 @@ def _downloaded():
         if not path.exists(): torch.hub.download_url_to_file(url, str(path), digits, progress=True)
     except (OSError, http.client.HTTPException, RuntimeError) as e: # RuntimeError: the digits are not the publisher's
         raise InputError(f"{url} could not be downloaded ({e}). Get it where there is a connection and put it at "
-                         f"{str(path)!r}, or pass its path as weights=. To go on without it: weights=None (random ones), "
-                         "or features='cnn'.") from e
+                         f"{str(path)!r}, or pass its path as weights=. To go on without it: weights=None (random "
+                         "ones), or features='cnn'.") from e
     return path, digits
 
 # %% ../nbs/10_pretrained.ipynb #fcd3e9f4
@@ -245,7 +253,9 @@ def _misfit(name, shape, have):
     return not name.endswith("num_batches_tracked")
 
 def _belonging(state, net, classes, path, what):
-    "The entries of `state` that `net` has, without those of its classes. Raises `InputError` for the weights of another network."
+    """The entries of `state` that `net` has, without those of its classes.
+
+    Raises `InputError` for the weights of another network."""
     def shapes(entries):
         return {k: getattr(v, "shape", None) for k, v in entries.items() if not str(k).startswith(classes)}
     have = shapes(state)
@@ -261,8 +271,8 @@ def load_weights(
     resnet: nn.Module, # torchvision's ResNet-18 without its classes; is changed
     weights: str | os.PathLike, # "DEFAULT" or the path of a state dict
 ):
-    """Fills in the weights. Raises `FileNotFoundError`, and `InputError` for a failed download, a checksum that is not the
-    publisher's, a file cut short, a file that is no state dict, and the weights of another network."""
+    """Fills in the weights. Raises `FileNotFoundError`, and `InputError` for a failed download, a checksum that is not
+    the publisher's, a file cut short, a file that is no state dict, and the weights of another network."""
     path = weights
     digits = ""
     if str(weights) == "DEFAULT": path, digits = _downloaded()
@@ -287,12 +297,12 @@ def _created(name, **options):
     except (OSError, http.client.HTTPException) as e: # from the hub's client or from urllib
         cfg = timm.get_pretrained_cfg(name)
         where = f"https://huggingface.co/{cfg.hf_hub_id}" if cfg.hf_hub_id else cfg.url
-        raise InputError(f"{where} could not be downloaded ({str(e).splitlines()[0]}). Get its model.safetensors where there "
-                         "is a connection and pass the path as weights=. To go on without it: weights=None (random ones), "
-                         "or features='cnn'.") from e
+        raise InputError(f"{where} could not be downloaded ({str(e).splitlines()[0]}). Get its model.safetensors "
+                         "where there is a connection and pass the path as weights=. To go on without it: "
+                         "weights=None (random ones), or features='cnn'.") from e
     except Exception as e: # timm raises what it likes
-        raise InputError(f"timm cannot make {name!r} with levels={options.get('out_indices')} ({type(e).__name__}: {e}). "
-                         "Names: timm.list_models().") from e
+        raise InputError(f"timm cannot make {name!r} with levels={options.get('out_indices')} ({type(e).__name__}: "
+                         f"{e}). Names: timm.list_models().") from e
 
 def _timm_file(name, path):
     "The state dict in a file, made sure to be the network's."
@@ -336,8 +346,9 @@ def check_features(
     "Raises `InputError` for settings that do not go together."
     own = callable(features) and not isinstance(features, type)
     if not own and not _is_name(features):
-        raise InputError(f"features={features!r}; expected one of {', '.join(map(repr, NAMED))}, 'timm:NAME', or a function "
-                         "or an instance of nn.Module that maps (1, C, h, w) to feature maps (dynaseg.extractors explains).")
+        raise InputError(f"features={features!r}; expected one of {', '.join(map(repr, NAMED))}, 'timm:NAME', or a "
+                         "function or an instance of nn.Module that maps (1, C, h, w) to feature maps "
+                         "(dynaseg.extractors explains).")
     if freeze not in (None, True, False): raise InputError(f"freeze={freeze!r}; expected True, False or None.")
     if freeze is False and own and not isinstance(features, nn.Module):
         raise InputError("freeze=False with a function: it has no weights to fit. Pass the nn.Module that has them.")
@@ -363,10 +374,10 @@ def _own(extractor, freeze, x):
 def _copied(net):
     "A copy of the network. Raises `InputError` if there can be none."
     try:
-        with torch.no_grad(): return copy.deepcopy(net) # or the copy of a scripted network would remember where it comes from
+        with torch.no_grad(): return copy.deepcopy(net) # else a scripted network's copy would remember its origin
     except Exception as e: # tensors that are results of a computation, locks, open files
-        raise InputError(f"The network cannot be copied ({type(e).__name__}: {str(e).splitlines()[0]}), and yours should not "
-                         "be changed. Pass a function instead: features=lambda x: net(x), after net.eval(); "
+        raise InputError(f"The network cannot be copied ({type(e).__name__}: {str(e).splitlines()[0]}), and yours "
+                         "should not be changed. Pass a function instead: features=lambda x: net(x), after net.eval(); "
                          "its weights are kept.") from e
 
 def _without_chance(net):
@@ -421,15 +432,16 @@ def response_net(
     p: int = 100, # feature channels
     q: int = 100, # response channels
     seed: int = 0, # of the initial weights
-    features: str | Extractor = "cnn", # "cnn", "resnet18-fpn", "resnet18-stem", "timm:NAME", or an extractor of your own
-    weights: str | os.PathLike | None = "DEFAULT", # of a ResNet or timm's: "DEFAULT" (ImageNet), a file, or None: random
-    freeze: bool | None = None, # keep the extractor's weights; None: if it brings any (loaded ones, a network of your own)
+    features: str | Extractor = "cnn", # "cnn", "resnet18-fpn", "resnet18-stem", "timm:NAME", or your own extractor
+    weights: str | os.PathLike | None = "DEFAULT", # of a ResNet or timm's: "DEFAULT" (ImageNet), a file, None: random
+    freeze: bool | None = None, # keep the extractor's weights; None: if it brings any (loaded, or your own network's)
     padding: str = "zeros", # of the CNN's convolutions: "zeros" or "replicate"
     like: torch.Tensor | None = None, # (1, C, h, w) image to try your own extractor on; the net goes to its device
 ) -> ResponseNet:
     """The network from an image (1, C, h, w) to its response map (1, q, h, w), in training mode.
 
-    Frozen parts stay in evaluation mode. New weights are PyTorch's default ones, drawn for `seed` on the CPU. Raises `InputError` for settings that cannot be used."""
+    Frozen parts stay in evaluation mode. New weights are PyTorch's default ones, drawn for `seed` on the CPU.
+    Raises `InputError` for settings that cannot be used."""
     check_features(features, weights, freeze)
     extractor, channels = _extractor(in_channels, M, p, features, weights, freeze, padding, like)
     with torch.device("meta"):
@@ -437,3 +449,6 @@ def response_net(
         net = ResponseNet(one_map, p, q)
     draw_weights(net, torch.Generator("cpu").manual_seed(seed))
     return net.to("cpu" if like is None else like.device).train()
+
+# %% ../nbs/10_pretrained.ipynb #5cad1f85
+document(__name__)

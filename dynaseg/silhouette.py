@@ -44,7 +44,7 @@ class SilhouettePhase(NamedTuple):
 
     @property
     def is_maximum(self) -> bool:
-        "Whether the curve was seen to fall on both sides of `opt_nC`; at an end of the range, the bound may have answered."
+        "Whether the curve was seen to fall on both sides of `opt_nC`; at an end, the bound may have answered."
         return not self.end
 
 # %% ../nbs/05_silhouette.ipynb #623d9d1a
@@ -57,7 +57,7 @@ def silhouette_phase(
 ) -> SilhouettePhase:
     """Silhouette score phase: k-means for each k on a sample of pixels; `opt_nC` is the k of the best mean silhouette.
 
-    A k that k-means finds fewer groups for is left out. Raises `InputError` for a bad range, and for NaN and infinity."""
+    A k that k-means finds fewer groups for is left out. Raises `InputError` for a bad range, NaN and infinity."""
     from sklearn.metrics import pairwise_distances
     from threadpoolctl import threadpool_limits
     if not 2 <= k_min <= k_max: raise InputError(f"k_min={k_min!r}, k_max={k_max!r}; expected 2 <= k_min <= k_max.")

@@ -27,6 +27,7 @@ from .fit import Step
 from .labels import as_rgb, label_picture, overlay, writing
 from .segmenter import MU, Segmentation, segment
 from .silhouette import silhouette_phase
+from .words import document
 
 # %% ../nbs/16_widgets.ipynb #7d4680b9
 class Runner:
@@ -499,3 +500,6 @@ def silhouette_explorer(
 ) -> SilhouetteExplorer:
     "A live panel: k-means by colour for every k, with its score. Raises `InputError` for an image that cannot be used."
     return SilhouetteExplorer(image)
+
+# %% ../nbs/16_widgets.ipynb #944d33d6
+document(__name__)
