@@ -291,8 +291,6 @@ def test_an_address_is_its_own_error(cli, folder):
 def test_a_mistake_in_a_process_of_its_own(process, folder):
     done = process("segment", "missing.png", *SMALL)
     assert done.returncode == 1 and done.stdout == b"" and len(done.stderr.decode().splitlines()) == 1 and not (folder / "segments").exists()
-    done = process("segment", "photo.png", "--mu", "0")
-    assert done.returncode == 2 and done.stdout == b"" and len(done.stderr.decode().splitlines()) == 1
 
 
 def test_a_bomb_is_refused_unless_allowed(cli, folder, monkeypatch):

@@ -851,3 +851,24 @@ def test_real_blank_of_voc2012_by_both_readings():
         assert score.counts["all"] == len(shares)
         assert score.compute()["all"] == pytest.approx(sum(shares) / len(shares))
         if len(ds) == 120: assert round(score.compute()["all"], 4) == {255: .4211, None: .2963}[ignore]
+
+
+# --- by hand
+
+def test_two_images_by_hand_with_a_matching_each_or_one_for_both():
+    """Two classes, two clusters. In the first image all is right.
+
+    Second: class 0 has 2 pixels, all found, IoU 2 / (2 + 1) = 2/3; class 1 has 4, of which 3 are found, IoU 3/4; 5 of 6 pixels are right."""
+    truths = [np.array([[0, 0, 1]]), np.array([[0, 0, 1, 1, 1, 1]])]
+    labels = [np.array([[0, 0, 1]]), np.array([[0, 0, 0, 1, 1, 1]])]
+    each = Hungarian(2, "image")
+    for one, truth in zip(labels, truths): each.update(one, truth)
+    assert each.compute() == pytest.approx({"miou": (1 + (2 / 3 + 3 / 4) / 2) / 2, "accuracy": (1 + 5 / 6) / 2})
+    both = Hungarian(2, "dataset")  # 4 pixels of class 0 found of 4, and one too many; 4 of 5 of class 1
+    for one, truth in zip(labels, truths): both.update(one, truth)
+    assert both.compute() == pytest.approx({"miou": (4 / 5 + 4 / 5) / 2, "accuracy": 8 / 9})
+
+
+def test_the_blank_page_is_label_0():
+    page = blank((3, 4, 5))
+    assert page.shape == (3, 4) and page.dtype == np.int64 and not page.any()

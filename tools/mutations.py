@@ -13,16 +13,19 @@ import shutil
 import signal
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
 
-import hypothesis  # noqa: F401 - imported here once, for all the processes
 import pytest
-import sklearn.cluster  # noqa: F401
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 from mutations import EDITS  # noqa: E402
+
+for name in ("hypothesis.extra.numpy", "matplotlib.pyplot", "skimage.color", "skimage.measure", "skimage.segmentation", "sklearn.cluster", "sklearn.metrics"):
+    import_module(name)  # once, for all the processes
+os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
 
 FAILED = 1  # pytest's exit code where a test failed
 LIMIT = 300  # seconds, after which an edit counts as noticed: it made an endless loop
@@ -46,7 +49,7 @@ def tests_of(module, folder):
     sys.dont_write_bytecode = True
     with open(os.devnull, "w") as quiet:
         for stream in (1, 2): os.dup2(quiet.fileno(), stream)
-    return pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-n", "0", str(ROOT / "tests" / f"test_{module}.py")])
+    return pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-o", "addopts=", str(ROOT / "tests" / f"test_{module}.py")])
 
 
 def noticed(module, old, new):
