@@ -172,7 +172,8 @@ def test_what_else_counts_and_what_does_not(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name, own", [("variant", lambda q: 1.0), ("features", torch.nn.Conv2d(3, 8, 1))])
 def test_what_is_of_your_own_making_is_never_the_same(photos, out, quick, name, own):
-    for _ in range(2): assert counts(segment_folder(photos, out, "1.png", **quick | {name: own})) == (1, 0, 0)
+    for _ in range(2): assert counts(segment_folder(photos, out, "1.png", force=True, **quick | {name: own})) == (1, 0, 0)
+    with pytest.raises(InputError, match="a function or network of your own"): segment_folder(photos, out, "1.png", **quick | {name: own})
     with pytest.raises(InputError, match=f"{name} is of your own making"): segment_folder(photos, out, workers=2, **quick | {name: own})
 
 
@@ -535,14 +536,14 @@ def test_a_second_run_has_nothing_to_do(photos, out, quick):
 
 
 def test_what_is_done_again(photos, out, quick):
-    "A changed photo, a result that was changed or is gone: that one. Other settings: everything. A photo that was touched and is the same: nothing."
+    "A changed photo, a result that was changed or is gone: that one. Other settings, if forced: everything. A photo that was touched and is the same: nothing."
     segment_folder(photos, out, **quick)
     again = lambda **other: segment_folder(photos, out, **quick | other).done
     Image.fromarray(np.asarray(Image.open(photos / "1.png"))[::-1]).save(photos / "1.png"); assert again() == 1
     (out / "2.png.labels.png").write_bytes(b"oops"); assert again() == 1
     (out / "below" / "1.png.labels.png").unlink(); assert again() == 1
     (photos / "10.png").touch(); assert again() == 0
-    assert again(seed=1) == 4 and again(seed=1) == 0 and again() == 4
+    assert again(seed=1, force=True) == 4 and again(seed=1) == 0 and again(force=True) == 4
 
 
 def test_a_photo_that_fails_does_not_stop_the_run_and_is_tried_again(photos, out, quick):

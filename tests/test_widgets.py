@@ -55,7 +55,7 @@ def test_a_run_to_the_end(panel, photo):
     assert panel.wait(60)
     expected = segment(photo, T=10, min_labels=None, progress=False)
     assert (panel.result.labels == expected.labels).all()
-    assert (pixels(panel.right) == w.label_picture(expected.labels)).all()
+    assert (pixels(panel.right) == w.label_picture(expected.labels, photo)).all()
     assert (pixels(panel.left) == w.overlay(photo, expected.labels)).all()
     assert f"{expected.n_clusters} clusters after" in panel.status.value and not panel.alert.value
     assert f"labels in use q&#x27;: {expected.history['n_labels'][-1]}<" in panel.curves.value
@@ -112,7 +112,7 @@ def test_errors_show_in_the_panel_and_the_next_run_clears_them(panel, monkeypatc
 def test_knobs_reach_the_fit(panel):
     fit = panel.fit
     fit.variant.value, fit.floor.value, fit.least.value, fit.seed.value, fit.T.value = "scf", "number", 5, 3, 7
-    assert fit.mu.value == MU["fast"]["scf"]
+    assert fit.mu.value == MU["clusters"]["scf"]
     fit.mu.value = 70
     panel.run()
     assert panel.wait(60) and not panel.alert.value
@@ -122,8 +122,9 @@ def test_knobs_reach_the_fit(panel):
 
 def test_only_one_knob_is_hidden(panel):
     "Widgets that share a layout are hidden together."
-    assert [k.description for k in panel.knobs if k.layout.display == "none"] == ["least labels"]
+    assert [k.description for k in panel.knobs if k.layout.display == "none"] == ["least labels", "how many"]
     panel.fit.floor.value = "number"
+    panel.granularity.kind.value = "segments"
     assert not [k for k in panel.knobs if k.layout.display == "none"]
 
 
