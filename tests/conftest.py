@@ -22,6 +22,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the backgro
 torch.set_num_threads(1)  # the pictures here are tiny: more threads only get in each other's way
 
 
+def pytest_addoption(parser):
+    parser.addoption("--faults", choices=["short", "long"], default="short", help="how often tests/test_faults.py tries to lose something")
+
+
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes minutes")
 
