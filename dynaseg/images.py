@@ -567,14 +567,18 @@ class _Series:
         self.outer = counts.index(len(series.pages)) if apart and len(series.pages) in counts else None # so many axes count stored pictures
 
     def __getitem__(self, where):
-        if self.outer is None: return self.series.asarray().reshape(self.shape)[where]
+        if self.outer is None:
+            stored = self.series.size * self.dtype.itemsize
+            if self.series.dataoffset is not None and self.series.dataoffset + stored > self.size: raise ValueError("the file is cut short")
+            return self.series.asarray().reshape(self.shape)[where]
         numbers = np.arange(len(self.series.pages)).reshape(self.shape[:self.outer])[where[:self.outer]]
         stored = [self.picture(self.series.pages[int(i)]) for i in np.ravel(numbers)]
         stacked = np.stack(stored).reshape(*np.shape(numbers), *self.shape[self.outer:])
         return stacked[(*(slice(None) for _ in np.shape(numbers)), *where[self.outer:])]
 
     def picture(self, ifd):
-        "One stored picture. Raises if it is cut short."
+        "One stored picture. Raises if it is cut short or suspiciously large."
+        _checked_ifd(ifd.keyframe, self.size)
         _check_uncut(ifd, self.size)
         return ifd.asarray()
 
@@ -658,7 +662,9 @@ def _plain_tiff(tif, source, name):
     def page(k):
         _checked_ifd(pictures[k], tif.filehandle.size)
         raw = _stored(lambda: _one_ifd(pictures[k]), source, pictures[k])
-        if len(masks) == len(pictures): raw = raw._replace(valid=_one_ifd(masks[k]) != 0)
+        if len(masks) == len(pictures):
+            _checked_ifd(masks[k], tif.filehandle.size)
+            raw = raw._replace(valid=_one_ifd(masks[k]) != 0)
         return raw._replace(facts=raw.facts | {"axes": "YXC"[:raw.numbers.ndim]})
     return _Stack(len(pictures), page, name)
 
@@ -808,7 +814,10 @@ def _file_stack(
         stack = _tiff_or_none(source, name, axes, files) if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") else _photo_stack(source, name, axes)
         stack = stack or _with_remark(_photo_stack(source, name, axes), "The file is damaged: perhaps not all of its pictures were found.")
     def page(k):
-        with _in_words(*words), _quiet(): return stack.page(k)
+        with _in_words(*words), _quiet():
+            raw = stack.page(k)
+            if raw.numbers.size == 0: raise ValueError("no pixels in it")
+            return raw
     return stack._replace(page=page)
 
 
