@@ -9,9 +9,10 @@ __all__ = []
 # %% ../nbs/index.ipynb #e14ef56d
 import lazy_loader
 
-# The names a user types. They come by way of `show`, where a Segmentation learns to draw itself; nothing is imported before it is used.
+# The names a user types. Nothing is imported before it is used.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["images", "features", "loss", "weighting", "silhouette", "merging", "segmenter", "many", "show", "datasets", "metrics", "widgets", "batch", "speed", "benchmark", "cli"],
-    submod_attrs={"show": ["DynaSeg", "Segmentation", "segment"]},
+    submodules=["words", "images", "labels", "network", "loss", "weighting", "silhouette", "fit", "outlines", "extractors", "pretrained", "segmenter",
+                "many", "datasets", "metrics", "batch", "widgets", "speed", "benchmark", "cli"],
+    submod_attrs={"segmenter": ["DynaSeg", "Segmentation", "segment"]},
 )

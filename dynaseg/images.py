@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TOPS', 'FEW', 'MANY', 'AXIS_NAMES', 'GEO_TAGS', 'FILLS', 'HUGE', 'InputError', 'MissingFileError', 'Span', 'span',
            'limits', 'count_of_pages', 'Picture', 'read_image', 'load_image', 'pages', 'working_size', 'to_tensor',
-           'valid_at', 'standardise', 'labels_at']
+           'valid_at', 'standardise']
 
 # %% ../nbs/00_images.ipynb #7419110f
 import io
@@ -22,6 +22,8 @@ import tifffile
 import torch
 import torch.nn.functional as F
 from PIL import Image
+
+from .words import document
 
 # %% ../nbs/00_images.ipynb #9eb23c08
 class InputError(ValueError):
@@ -1007,7 +1009,9 @@ def _read_page(image, axes, page, value_range, nodata, mask):
     with ExitStack() as files:
         stack = _opened(image, axes, files)
         at = stack.now if page is None else _checked_page(page, stack)
-        raw, out, s = _prepared(stack.page(at), nodata, mask)
+        whole = stack.page(at)
+        if 0 in whole.numbers.shape: raise InputError(f"{stack.name} has shape {tuple(whole.numbers.shape)}: no pixels in it. Expected at least 2.")
+        raw, out, s = _prepared(whole, nodata, mask)
         remarks = [*raw.remarks, *([] if chosen else _doubt(s))]
         if page is None and stack.hint and stack.count > 1:
             remarks.append(f"This is page {at + 1} of {stack.count} of {stack.name}: say page=2 for another; dynaseg.images.pages reads them all.")
@@ -1143,22 +1147,5 @@ def standardise(
     y = (x - mean) / spread.clamp(min=1e-6)
     return y if valid is None else torch.where(valid, y, 0)
 
-# %% ../nbs/00_images.ipynb #49199103
-def labels_at(
-    response: torch.Tensor, # (q, h, w) one score per label and pixel
-    size: tuple[int, int], # (H, W) wanted, pixels
-    strip: int = 64, # rows of the result looked at together
-) -> torch.Tensor: # (H, W) int64
-    "The argmax over q of the response map enlarged bilinearly to `size`: (H, W), int64. Memory: one strip of rows."
-    (_, h, w), (H, W), winners = response.shape, size, response.max(0).indices
-    if (h, w) == (H, W): return winners
-    corner = lambda N, n: ((torch.arange(N, device=winners.device) + 0.5) * n / N - 0.5).clamp(0, n - 1).floor().long()
-    y, x, around = corner(H, h), corner(W, w), F.pad(winners[None, None].float(), (0, 1, 0, 1), mode="replicate")
-    mixed = (F.max_pool2d(around, 2, 1) != -F.max_pool2d(-around, 2, 1))[0, 0] # the four corners do not agree
-    labels, scores = winners[y][:, x], response if response.dtype == torch.float64 else response.float() # half precision is too coarse for places
-    for top in range(0, H, strip):
-        i, j = mixed[y[top:top + strip]][:, x].nonzero(as_tuple=True)
-        i = i + top
-        at = [((2 * k + 1) / N - 1).clamp(1 / n - 1, 1 - 1 / n) for k, N, n in ((j, W, w), (i, H, h))] # from -1 to 1, at most the outer pixels' middles
-        labels[i, j] = F.grid_sample(scores[None], torch.stack(at, 1)[None, None].to(scores.dtype), align_corners=False)[0, :, 0].max(0).indices
-    return labels
+# %% ../nbs/00_images.ipynb #acc9e612
+document(__name__)

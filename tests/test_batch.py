@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from dynaseg import batch, segment
-from dynaseg.batch import ROW, Claims, Manifest, Summary, find_images, fitted, in_words, out_of_memory, raise_pixel_limit, read_ahead, segment_folder, settings_hash, sha256, write_results
+from dynaseg.batch import ROW, Claims, Manifest, Summary, differences, find_images, find_others, fitted, in_words, out_of_memory, raise_pixel_limit, read_ahead, segment_folder, settings_hash, settings_text, sha256, write_results
 from dynaseg.images import InputError
 from dynaseg.segmenter import check_settings
 
@@ -91,6 +91,58 @@ def test_what_there_is_nothing_in(photos, out, tmp_path):
     with pytest.raises(FileNotFoundError, match="no photo"): find_images(tmp_path / "empty", out)
 
 
+def test_what_is_left_out_is_counted_and_named(photos, out, quick, monkeypatch):
+    for name in ("note.txt", "below/film.mpg", ".hidden.txt"): (photos / name).write_text("no photo")
+    assert find_others(photos, out) == (["below/film.mpg", "note.txt"], {})
+    assert find_others(photos, out, "*.txt") == (["note.txt"], {})
+    summary = segment_folder(photos, out, **quick)
+    assert counts(summary) == (4, 0, 0) and summary.others == ["below/film.mpg", "note.txt"] and "left out" in str(summary)
+    assert find_others(photos, photos / "below") == (["note.txt"], {})  # results are no input
+
+
+def test_a_folder_that_cannot_be_read_is_a_failure(photos, out, quick, monkeypatch):
+    scandir = os.scandir
+    def refusing(path):
+        if Path(path).name == "below": raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+    monkeypatch.setattr(os, "scandir", refusing)
+    summary = segment_folder(photos, out, **quick)
+    assert summary.errors == {"below/": "the folder cannot be read (Permission denied)"} and summary.done == 3
+
+
+@posix
+def test_links_to_folders_are_left_out_and_named(photos, out, tmp_path):
+    (photos / "link").symlink_to(tmp_path)  # a loop
+    assert find_others(photos, out) == (["link"], {}) and find_images(photos, out) == NAMES
+
+
+# --- other settings
+
+def test_results_of_other_settings_are_not_replaced_without_a_word(photos, out, quick):
+    segment_folder(photos, out, **quick)
+    before = results(out)
+    for other, words in ((quick | dict(T=3), r"T=2 \(now 3\)"), (quick | dict(suffix=".tif"), r"suffix='.png' \(now '.tif'\)")):
+        with pytest.raises(InputError, match=f"results of 4 of these images made with other settings: {words}. .*--force"): segment_folder(photos, out, **other)
+        assert results(out) == before
+    assert counts(segment_folder(photos, out, force=True, **quick | dict(T=3))) == (4, 0, 0)
+    assert counts(segment_folder(photos, out, **quick | dict(T=3))) == (0, 4, 0)
+
+
+def test_images_without_results_do_not_stand_in_the_way(photos, out, quick):
+    "Neither those that failed nor those that were not in the earlier run."
+    (photos / "bad.jpg").write_text("text")
+    segment_folder(photos, out, ["bad.jpg", "2.png"], **quick)
+    assert counts(segment_folder(photos, out, ["bad.jpg", "1.png"], **quick | dict(T=3))) == (1, 0, 1)
+    with pytest.raises(InputError, match="results of 1 of these"): segment_folder(photos, out, **quick | dict(T=3))
+
+
+def test_differences_are_named():
+    text = lambda **given: settings_text(check_settings(device="cpu", **given).settings, suffix=".png")
+    assert differences(text(), text(seed=1, T=4)) == "seed=0 (now 1), T=20 (now 4)"
+    assert "function" in differences(text(), text())
+    assert json.loads(json.dumps(text(variant=lambda q: 1.0, weights=None)))["variant"] == "<lambda>"
+
+
 # --- what is done
 
 def test_hash_of_a_file(tmp_path):
@@ -120,11 +172,12 @@ def test_what_else_counts_and_what_does_not(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name, own", [("variant", lambda q: 1.0), ("features", torch.nn.Conv2d(3, 8, 1))])
 def test_what_is_of_your_own_making_is_never_the_same(photos, out, quick, name, own):
-    for _ in range(2): assert counts(segment_folder(photos, out, "1.png", **quick | {name: own})) == (1, 0, 0)
+    for _ in range(2): assert counts(segment_folder(photos, out, "1.png", force=True, **quick | {name: own})) == (1, 0, 0)
+    with pytest.raises(InputError, match="a function or network of your own"): segment_folder(photos, out, "1.png", **quick | {name: own})
     with pytest.raises(InputError, match=f"{name} is of your own making"): segment_folder(photos, out, workers=2, **quick | {name: own})
 
 
-def row(path="a.jpg", **more): return ROW | dict(path=path, sha256="1", settings="2", outputs={}) | more
+def row(path="a.jpg", **more): return ROW | dict(path=path, sha256="1", settings="2", with_settings={}, outputs={}) | more
 
 
 @pytest.fixture
@@ -380,7 +433,7 @@ def test_results_mirror_the_tree_and_are_those_of_segment(photos, out, quick):
         assert Image.open(out / f"{name}.overlay.png").size == Image.open(photos / name).size
 
 
-@pytest.mark.parametrize("suffix", batch.SUFFIXES)
+@pytest.mark.parametrize("suffix", batch.LABEL_SUFFIXES)
 def test_every_kind_of_label_map(photos, out, quick, suffix):
     segment_folder(photos, out, "1.png", suffix, **quick)
     wanted, file = segment(photos / "1.png", **quick), out / f"1.png.labels{suffix}"
@@ -397,17 +450,18 @@ def test_a_row_has_all_its_fields(photos, out, quick):
     assert [r["path"] for r in lines] == sorted(NAMES + ["bad.jpg"]) and all(list(r) == list(ROW) for r in lines)
     good, bad = (next(r for r in lines if r["path"] == name) for name in ("below/1.png", "bad.jpg"))
     seg = segment(photos / "below" / "1.png", **quick)
-    assert good == dict(path="below/1.png", bytes=(photos / "below" / "1.png").stat().st_size, sha256=sha256(photos / "below" / "1.png"), size=[24, 30], settings=good["settings"],
-                        n_clusters=seg.n_clusters, opt_nC=2, stop_reason=seg.stop_reason, reduced_to=None, seconds=good["seconds"],
+    assert good == dict(path="below/1.png", bytes=(photos / "below" / "1.png").stat().st_size, sha256=sha256(photos / "below" / "1.png"), size=[24, 30], settings=good["settings"], with_settings=good["with_settings"],
+                        n_clusters=seg.n_clusters, floor=2, stop_reason=seg.stop_reason, reduced_to=None, seconds=good["seconds"],
                         outputs={"below/1.png.labels.png": sha256(out / "below" / "1.png.labels.png")}, error=None)
     assert len(good["settings"]) == 16 and good["seconds"] > 0
+    assert good["with_settings"].items() >= dict(preset="clusters", T=2, min_labels=2, n_segments=None, suffix=".png", overlays=False).items()
     assert (bad["bytes"], bad["sha256"], bad["size"], bad["outputs"]) == (4, sha256(photos / "bad.jpg"), None, {}) and "cannot be read" in bad["error"]
 
 
 def test_results_of_earlier_settings_go(photos, out, quick):
     segment_folder(photos, out, "1.png", overlays=True, **quick)
     (out / "1.png.txt").write_text("a note of mine")
-    segment_folder(photos, out, "1.png", ".npz", **quick)
+    segment_folder(photos, out, "1.png", ".npz", force=True, **quick)
     assert [name for name in tree(out) if name.startswith("1")] == ["1.png.labels.npz", "1.png.txt"]
 
 
@@ -482,14 +536,14 @@ def test_a_second_run_has_nothing_to_do(photos, out, quick):
 
 
 def test_what_is_done_again(photos, out, quick):
-    "A changed photo, a result that was changed or is gone: that one. Other settings: everything. A photo that was touched and is the same: nothing."
+    "A changed photo, a result that was changed or is gone: that one. Other settings, if forced: everything. A photo that was touched and is the same: nothing."
     segment_folder(photos, out, **quick)
     again = lambda **other: segment_folder(photos, out, **quick | other).done
     Image.fromarray(np.asarray(Image.open(photos / "1.png"))[::-1]).save(photos / "1.png"); assert again() == 1
     (out / "2.png.labels.png").write_bytes(b"oops"); assert again() == 1
     (out / "below" / "1.png.labels.png").unlink(); assert again() == 1
     (photos / "10.png").touch(); assert again() == 0
-    assert again(seed=1) == 4 and again(seed=1) == 0 and again() == 4
+    assert again(seed=1, force=True) == 4 and again(seed=1) == 0 and again(force=True) == 4
 
 
 def test_a_photo_that_fails_does_not_stop_the_run_and_is_tried_again(photos, out, quick):
@@ -614,7 +668,7 @@ def test_what_a_run_did_is_a_table():
 
 def test_the_examples_of_several_machines_are_commands(repo, tmp_path):
     "With stand-ins for torchrun, srun and scontrol, a shell reads the two examples as what they should be."
-    text = "".join("".join(cell["source"]) for cell in json.loads((repo / "nbs" / "10_batch.ipynb").read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "markdown")
+    text = "".join("".join(cell["source"]) for cell in json.loads((repo / "nbs" / "15_batch.ipynb").read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "markdown")
     examples = [part.split("```")[0] for part in text.split("```sh\n")[1:]]
     for name, does in {"torchrun": 'printf "%s\\n" "$@"', "srun": '"$@"', "scontrol": "echo node1; echo node2"}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n"); (tmp_path / name).chmod(0o755)

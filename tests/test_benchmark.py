@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from dynaseg import segmenter
-from dynaseg.benchmark import METHODS, SEEDLESS, VARIANTS, compare, evaluate, protocol_of, read_rows, report, score, table
+from dynaseg.benchmark import METHODS, SEEDLESS, VARIANTS, paired_difference, evaluate, protocol_of, read_rows, report, score, table
 from dynaseg.datasets import BSD500, Dataset, ICoseg, Photos, VOC2012
 from dynaseg.images import InputError
 
@@ -52,7 +52,7 @@ def test_every_method_gives_a_row_for_every_image_and_seed(bsd, tmp_path):
 
 def test_the_blank_row_is_the_closed_form(bsd, tmp_path):
     "A segment overlaps the blank page by its share of the area; the score is the mean of those over all segments."
-    from dynaseg.segmenter import regions
+    from dynaseg.labels import regions
     rows = evaluate(bsd, ["blank"], out=tmp_path / "r.csv", progress=False)
     shares = [n / t.size for record in bsd for t in record.ground_truths for n in np.unique(t, return_counts=True)[1]]
     assert score(rows)[0] == pytest.approx(np.mean(shares), abs=1e-5)
@@ -85,18 +85,19 @@ def test_methods_without_a_seed_use_none():
 
 
 def test_the_published_loops_are_the_paper_preset_but_for_its_size():
-    "Whatever is added to the fast preset must not slip into them."
+    "Whatever is added to the default preset must not slip into them."
     for name in ("fsf", "scf"):
         paper = segmenter.check_settings(preset="paper", variant=name, seed=0)[0]
         assert segmenter.check_settings(preset="paper", seed=0, **VARIANTS[name])[0] == paper
-        fast = segmenter.check_settings(preset="fast", seed=0, **VARIANTS[name])[0]
-        assert {k for k in paper if paper[k] != fast[k]} <= {"preset", "M", "p", "q", "T", "tol", "max_pixels"}
+        small = segmenter.check_settings(preset="clusters", seed=0, **VARIANTS[name])[0]
+        assert (small["level"], small["cluster_level"]) == (None, 0)  # labels are read pixel by pixel
+        assert {k for k in paper if paper[k] != small[k]} <= {"preset", "M", "p", "q", "T", "tol", "max_pixels"}
 
 
 def test_rows_made_before_a_preset_changed_do_not_mix_with_new_ones(bsd, tmp_path, monkeypatch):
     evaluate(bsd, ["ours"], out=tmp_path / "r.csv", **QUICK)
     before = (tmp_path / "r.csv").read_bytes()
-    monkeypatch.setitem(segmenter.PRESETS["fast"], "momentum", 0.5)
+    monkeypatch.setitem(segmenter.PRESETS["clusters"], "momentum", 0.5)
     with pytest.raises(InputError, match="'ours' made before the presets changed"): evaluate(bsd, ["ours"], out=tmp_path / "r.csv", **QUICK)
     assert (tmp_path / "r.csv").read_bytes() == before
     evaluate(bsd, ["ours"], out=tmp_path / "r.csv", **QUICK, momentum=0.9)   # named, it is another row
@@ -126,7 +127,7 @@ def test_memory_is_counted_anew_for_each_call(python):
 
 
 def test_labels_on_the_way_get_rows_of_their_own(bsd, tmp_path):
-    rows = evaluate(bsd, ["fsf", "blank"], out=tmp_path / "r.csv", at=(0, 2), superpixels=0.0, **QUICK)
+    rows = evaluate(bsd, ["fsf", "blank"], out=tmp_path / "r.csv", at=(0, 2), cluster_level=0.0, **QUICK)
     assert {r["method"] for r in rows} == {"fsf", "fsf@0", "fsf@2", "blank"}
     last, end = ([r["all_sum"] for r in rows if r["method"] == name] for name in ("fsf@2", "fsf"))
     assert last == end                                         # without a vote the last look is the result
@@ -153,7 +154,7 @@ def test_the_interval_agrees_with_a_slow_bootstrap():
     rng = np.random.default_rng(1)
     a = made_rows(rng, 12)
     b = [r | {f"{g}_sum": r[f"{g}_sum"] + float(rng.normal(0.3, 0.4)) for g in ("all", "fine", "coarse")} for r in a]
-    difference, low, high = compare(a, b, draws=4000)
+    difference, low, high = paired_difference(a, b, draws=4000)
     names = [r["image"] for r in a]
     assert difference == pytest.approx(slow_score(b, names) - slow_score(a, names))
     draws = [slow_score(b, drawn) - slow_score(a, drawn) for drawn in rng.choice(names, (1500, 12))]
@@ -165,9 +166,9 @@ def test_a_real_difference_and_none():
     a, b = made_rows(rng, 40), made_rows(rng, 40, shift=0.2)
     b = [r | {k: v for k, v in q.items() if k.endswith("_count")} | {f"{g}_sum": r[f"{g}_sum"] / r[f"{g}_count"] * q[f"{g}_count"] for g in ("all", "fine", "coarse")}
          for q, r in zip(a, b)]
-    assert compare(a, a) == (0, 0, 0)
-    assert compare(a, b)[1] > 0
-    with pytest.raises(InputError, match="different images"): compare(a, b[1:])
+    assert paired_difference(a, a) == (0, 0, 0)
+    assert paired_difference(a, b)[1] > 0
+    with pytest.raises(InputError, match="different images"): paired_difference(a, b[1:])
 
 
 def test_seeds_are_averaged_and_spread(bsd, tmp_path):
@@ -186,7 +187,7 @@ def test_a_seed_that_saw_fewer_images_spoils_nothing(bsd, tmp_path):
     shown = lambda rows: [line.split("|")[:9] for line in table(rows).splitlines()]  # without seconds and MB
     assert len(more) == len(one) + 2 and shown(more) == shown(one)
     perfect = lambda rows: [r | {f"{g}_sum": r[f"{g}_count"] for g in ("all", "fine", "coarse")} for r in rows if r["method"] == "noisy"]
-    differences = [compare([r for r in rows if r["method"] == "blank"], perfect(rows))[0] for rows in (one, more)]
+    differences = [paired_difference([r for r in rows if r["method"] == "blank"], perfect(rows))[0] for rows in (one, more)]
     assert differences[0] == pytest.approx(differences[1])
 
 
@@ -260,6 +261,7 @@ def iciest(root):
     (dict(methods=["fsf"], colour=3), "'colour' is no setting"),
     (dict(methods=["fsf"], callback=print), "'callback' is no setting"),
     (dict(methods=["ours", "scf"], variant="scf"), "variant='scf' does not go with the method 'scf'"),
+    (dict(methods=["ours", "fsf"], preset="segments"), "preset='segments' does not go with the method 'fsf'"),
     (dict(methods=["ours"], mu=-1), "mu=-1; expected"),
     (dict(methods=["blank"], protocol="dataset Hungarian"), "protocol='dataset Hungarian'"),
     (dict(methods=["blank"], protocol="per-image Hungarian"), "where ids are classes"),
@@ -329,9 +331,9 @@ def test_coco_from_the_command_line(tmp_path):
 @pytest.mark.parametrize("args, words", [
     (("evaluate", "nothing", "--root", "bsd"), "no data set 'nothing'"),
     (("evaluate", "bsd500", "--root", "elsewhere"), "no folder"),
-    (("evaluate", "bsd500", "--root", "bsd", "--seeds", "0,x"), "--seeds='0,x'"),
+    (("evaluate", "bsd500", "--root", "bsd", "--seeds", "0,x"), "--seeds '0,x'"),
     (("evaluate", "bsd500", "--root", "bsd", "--images", "1001,9"), "not in the set"),
-    (("evaluate", "bsd500", "--root", "bsd", "--mu", "-1"), "mu=-1.0"),
+    (("evaluate", "bsd500", "--root", "bsd", "--mu", "-1"), "--mu -1.0"),
     (("report", "none.csv"), "none.csv"),
 ])
 def test_a_mistake_gets_a_line_and_exit_code_2(bsd, tmp_path, args, words):
@@ -349,15 +351,13 @@ def script():
 
 def test_every_command_of_the_script_is_understood(script):
     "A mistake in the last line of a night's work should not wait until the morning."
-    from inspect import signature
-
     from typer.main import get_command
 
-    from dynaseg.cli import _options, _settings_of, app
+    from dynaseg.cli import _setting_words, _settings_of, app
     for command in [c for cs in script.commands().values() for c in cs if c.startswith("dynaseg ")]:
         _, name, *words = shlex.split(command)
         given = get_command(app).commands[name].make_context(name, words).params
-        _settings_of({option: given[option] for option in signature(_options).parameters if option in given})
+        _settings_of({p.name: given[p.name] for p in _setting_words() if p.name in given}, None)
         assert set(given["methods"].split(",")) <= {*METHODS, *VARIANTS}, command
         assert str(given["out"]).startswith("nbs/results/")
 

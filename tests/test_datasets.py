@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import savemat
 
-from dynaseg.datasets import BSD500, COARSE, SUFFIXES, VOC2012, COCOStuff27, Dataset, ICoseg, Photos, Record, _natural
-from dynaseg.images import InputError
+from dynaseg.datasets import BSD500, COARSE, IMAGE_SUFFIXES, VOC2012, COCOStuff27, Dataset, ICoseg, Photos, Record, _natural
+from dynaseg.images import InputError, load_image
 
 rng = np.random.default_rng(0)
 PHOTO = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
@@ -171,7 +171,24 @@ def test_natural_order_of_numbers(numbers):
 
 def test_suffixes_are_lower_case_and_pillow_knows_them():
     known = Image.registered_extensions()
-    assert all(s == s.lower() and s in known for s in SUFFIXES)
+    assert all(s == s.lower() and (s in known or s in (".npy", ".btf", ".lsm")) for s in IMAGE_SUFFIXES)
+
+
+@pytest.mark.parametrize("name", ["a.jp2", "a.tga", "a.jfif", "a.npy", "a.avif", "a.TIF", "a.webp", "a.qoi", "a.dds"])
+def test_what_is_read_alone_is_found_in_a_folder(tmp_path, photo, name):
+    file = tmp_path / name
+    if name.endswith("npy"): np.save(file, photo)
+    else:
+        try: Image.fromarray(photo).save(file, {"a.jfif": "JPEG"}.get(name))
+        except (KeyError, OSError, ValueError): pytest.skip("this Pillow does not write it")
+    assert load_image(file).shape == photo.shape
+    assert Photos(tmp_path).names == [name]
+
+
+@pytest.mark.parametrize("name", ["a.eps", "a.mpg", "a.h5", "a.wmf", "a.txt", "a.npz", "a"])
+def test_what_cannot_be_read_is_no_photo(tmp_path, name):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(FileNotFoundError, match="no photo"): Photos(tmp_path)
 
 
 # --- BSD500

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from dynaseg.images import (InputError, MissingFileError, _depth, labels_at, load_image, pages, read_image, standardise, to_tensor, valid_at,
+from dynaseg.images import (InputError, MissingFileError, _depth, load_image, pages, read_image, standardise, to_tensor, valid_at,
                             working_size)
+from dynaseg.network import labels_at
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)

@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dynaseg.features import response_net
+from dynaseg.pretrained import response_net
 from dynaseg.images import InputError, load_image, standardise, to_tensor
 from dynaseg.loss import loss_gradient
 from dynaseg.many import REASONS, _watch_many, batches, fit_many, many_net, segment_many
-from dynaseg.segmenter import check_settings, fit, prepare, segment, settled
+from dynaseg.fit import fit, settled
+from dynaseg.segmenter import check_settings, prepare, segment
 from dynaseg.weighting import fsf, scf
 
 
@@ -224,7 +225,7 @@ def test_bfloat16_is_close_and_weights_stay_in_32_bits(x):
 def like(a, b, rtol=1e-3):
     "Two results of one photo, equal up to rounding."
     assert (a.labels == b.labels).mean() > 0.99
-    assert (a.opt_nC, a.stop_reason, a.settings) == (b.opt_nC, b.stop_reason, b.settings) and np.array_equal(a.image, b.image)
+    assert (a.floor, a.stop_reason, a.settings) == (b.floor, b.stop_reason, b.settings) and np.array_equal(a.image, b.image)
     assert list(a.history) == list(b.history)
     for name in set(a.history) - {"seconds"}:
         assert a.history[name].dtype == b.history[name].dtype
@@ -250,12 +251,12 @@ def test_many_are_as_each_alone_in_their_order(several, quick):
     assert len(many) == 7 and all(map(like, many, alone))
 
 
-@pytest.mark.parametrize("more", [dict(variant="scf", mu=300, T=30), dict(preset="regions", tol=0.2, T=12), dict(min_labels=6, T=12), dict(min_labels=None, T=2),
-                                  dict(on="features", min_labels="silhouette", superpixels=0.0, T=2), dict(variant=lambda n: 3.0 if n > 4 else 1 / n, T=2), dict(max_pixels=300, weight_decay=0.1)])
+@pytest.mark.parametrize("more", [dict(variant="scf", mu=300, T=30), dict(preset="segments", tol=0.2, T=12), dict(min_labels=6, T=12), dict(min_labels=None, T=2),
+                                  dict(on="features", min_labels="silhouette", cluster_level=0.0, T=2), dict(variant=lambda n: 3.0 if n > 4 else 1 / n, T=2), dict(max_pixels=300, weight_decay=0.1)])
 def test_every_setting_does_what_it_does_in_segment(several, brief, more):
     how = brief | more
     for a, b in zip(segment_many(several[:2], **how), (segment(image, **how) for image in several)):
-        assert (a.opt_nC, a.settings, a.stop_reason) == (b.opt_nC, b.settings, b.stop_reason)
+        assert (a.floor, a.settings, a.stop_reason) == (b.floor, b.settings, b.stop_reason)
         n = min(3, len(a.history["loss"]), len(b.history["loss"]))  # further on, rounding has grown
         for name in ("n_labels", "weight", "sim", "con", "loss"): np.testing.assert_allclose(a.history[name][:n], b.history[name][:n], rtol=5e-3)
 
@@ -268,11 +269,11 @@ def test_how_they_are_shared_out_changes_nothing(several, brief, batch, workers,
 
 
 def test_batches_hold_like_photos_in_order():
-    settings, _, cpu = check_settings("paper", device="cpu", max_pixels=1200)
+    settings, _, cpu = check_settings(preset="paper", device="cpu", max_pixels=1200)
     images = [np.zeros(s) for s in [(30, 40, 3), (60, 80, 3), (40, 30, 3), (30, 40, 1), (30, 40, 3)]]
     assert batches(images, settings, cpu) == [[0, 1, 4], [2], [3]]  # the second is seen at half its size
     assert batches(images, settings, cpu, most=2) == [[0, 1], [4], [2], [3]]
-    full, _, _ = check_settings("paper", device="cpu")
+    full, _, _ = check_settings(preset="paper", device="cpu")
     assert batches([np.zeros((321, 481, 3))] * 3, full, cpu) == [[0], [1], [2]]  # memory stays bounded
     assert batches([np.zeros((321, 481, 3))] * 9, full, torch.device("cuda")) == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
 
@@ -357,7 +358,7 @@ def test_a_mistake_ends_it_without_preparing_the_rest(photo, brief, monkeypatch)
 
 def test_a_loss_that_is_no_number_names_the_photo(several, brief):
     with pytest.raises(InputError, match=r"images\[[01]\]: the loss became \w+ after \d+ updates: lower lr"):
-        segment_many(several[:2], **brief | dict(lr=1e30, superpixels=0.0, T=30))
+        segment_many(several[:2], **brief | dict(lr=1e30, cluster_level=0.0, T=30))
     with pytest.raises(InputError, match=r"images\[0\]: the loss became nan after 0 updates"): segment_many(several[:2], variant=lambda n: float("nan"), **brief)
 
 

@@ -1,39 +1,32 @@
-"""The network, the two losses and the weighting: sizes, hand-computed values, gradients, schedules."""
+"""The network: sizes, what each pixel sees, the seeded start, labels at another size."""
 import math
+import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from torch import nn
 
-from dynaseg.features import ResponseNet, cnn, response_net
 from dynaseg.images import InputError
-from dynaseg.loss import continuity, similarity
-from dynaseg.segmenter import fit
-from dynaseg.weighting import DEFAULT_MU, fixed, fsf, scf, weighting
+from dynaseg.network import ResponseNet, at_least, cnn, cnn_net, draw_weights, labels_at
 
 
 def n_parameters(net):
     return sum(w.numel() for w in net.parameters())
 
 
-def random_response(seed=0, shape=(1, 4, 5, 6), dtype=torch.float64):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-# --- features
+# --- sizes and layers
 
 def test_the_papers_network_has_193900_parameters():
-    assert n_parameters(response_net(3, M=3, p=100, q=100)) == 193_900
+    assert n_parameters(cnn_net(3, M=3, p=100, q=100)) == 193_900
 
 
 @given(st.integers(1, 6), st.integers(1, 4), st.integers(1, 9), st.integers(2, 9))
 def test_parameters_and_shapes(C, M, p, q):
-    net = response_net(C, M, p, q)
+    net = cnn_net(C, M, p, q)
     blocks = (9 * C * p + p + 2 * p) + (M - 1) * (9 * p * p + p + 2 * p)  # convolution with bias, batch norm
     assert n_parameters(net) == blocks + (p * q + q + 2 * q)
     x = torch.rand(1, C, 5, 4)
@@ -41,7 +34,7 @@ def test_parameters_and_shapes(C, M, p, q):
 
 
 def test_blocks_are_convolution_relu_batch_norm():
-    net = response_net(3, M=2, p=6, q=5)
+    net = cnn_net(3, M=2, p=6, q=5)
     assert [type(layer) for layer in net.features] == [nn.Conv2d, nn.ReLU, nn.BatchNorm2d] * 2
     assert [type(layer) for layer in net.classifier] == [nn.Conv2d, nn.BatchNorm2d]
     assert net.classifier[0].kernel_size == (1, 1)
@@ -50,7 +43,7 @@ def test_blocks_are_convolution_relu_batch_norm():
 
 def test_response_is_normalised_over_the_picture():
     "Batch norm in training mode: each channel has mean 0 and variance 1 over the pixels of the one image."
-    r = response_net(3, M=1, p=8, q=8)(torch.rand(1, 3, 30, 30)).double()
+    r = cnn_net(3, M=1, p=8, q=8)(torch.rand(1, 3, 30, 30)).double()
     torch.testing.assert_close(r.mean((0, 2, 3)), torch.zeros(8, dtype=torch.float64), atol=1e-4, rtol=0)
     torch.testing.assert_close(r.var((0, 2, 3), correction=0), torch.ones(8, dtype=torch.float64), atol=1e-2, rtol=0)
 
@@ -58,15 +51,28 @@ def test_response_is_normalised_over_the_picture():
 def test_each_pixel_sees_the_neighbourhood_that_M_blocks_give():
     "M convolutions 3 x 3 without pooling or stride: 2 M + 1 pixels a side."
     for M in (1, 2, 3):
-        net, x = response_net(1, M, 4, 4).eval(), torch.zeros(1, 1, 15, 15)
+        net, x = cnn_net(1, M, 4, 4).eval(), torch.zeros(1, 1, 15, 15)
         x[0, 0, 7, 7] = 1
         touched = (net(x) - net(torch.zeros_like(x))).abs().amax(1)[0] > 1e-7
         rows = touched.any(1).nonzero().ravel()
         assert 7 - M <= rows.min() and rows.max() <= 7 + M and len(rows) > 2 * (M - 1) + 1
 
 
+def test_any_features_can_be_classified():
+    net = ResponseNet(nn.AvgPool2d(3, stride=1, padding=1), p=3, q=7)
+    assert net(torch.rand(1, 3, 6, 6)).shape == (1, 7, 6, 6)
+
+
+@pytest.mark.parametrize("name, value", [("in_channels", 0), ("M", 0), ("M", 1.5), ("p", -3), ("p", "100"), ("q", 1), ("q", True), ("q", None)])
+def test_bad_sizes_are_named(name, value):
+    with pytest.raises(InputError, match=rf"{name}={value!r}; expected a whole number of at least {2 if name == 'q' else 1}"):
+        cnn_net(**{"in_channels": 3, name: value})
+
+
+# --- the seeded start
+
 def test_weights_depend_on_the_seed_alone():
-    state = lambda seed: torch.cat([w.detach().ravel() for w in response_net(3, 1, 8, 8, seed).parameters()])
+    state = lambda seed: torch.cat([w.detach().ravel() for w in cnn_net(3, 1, 8, 8, seed).parameters()])
     assert state(5).equal(state(5)) and not state(5).equal(state(6))
     torch.manual_seed(99)
     assert state(5).equal(state(5))
@@ -78,199 +84,135 @@ def test_initial_weights_are_pytorchs_own_for_the_seed():
     features = cnn(2, M=1, p=4)
     expected = ResponseNet(features, p=4, q=5).state_dict()
     torch.set_rng_state(state)
-    got = response_net(2, M=1, p=4, q=5, seed=3).state_dict()
+    got = cnn_net(2, M=1, p=4, q=5, seed=3).state_dict()
     assert all(got[name].equal(value) for name, value in expected.items())
 
 
 def test_the_users_random_numbers_go_on_undisturbed():
     state = torch.get_rng_state()
-    response_net(3, 1, 4, 4, seed=1)
+    cnn_net(3, 1, 4, 4, seed=1)
     assert torch.get_rng_state().equal(state)
 
 
-def test_any_features_can_be_classified():
-    net = ResponseNet(nn.AvgPool2d(3, stride=1, padding=1), p=3, q=7)
-    assert net(torch.rand(1, 3, 6, 6)).shape == (1, 7, 6, 6)
+def test_threads_do_not_draw_each_others_weights():
+    "All of PyTorch's layers draw from one generator."
+    def weights(seed): return torch.cat([weight.detach().flatten() for weight in cnn_net(3, p=64, q=64, seed=seed).parameters()])
+    with ThreadPoolExecutor(4) as pool:
+        assert all(drawn.equal(weights(seed)) for seed, drawn in enumerate(pool.map(weights, range(50))))
 
 
-@pytest.mark.parametrize("name, value", [("in_channels", 0), ("M", 0), ("M", 1.5), ("p", -3), ("p", "100"), ("q", 1), ("q", True), ("q", None)])
-def test_bad_sizes_are_named(name, value):
-    with pytest.raises(InputError, match=rf"{name}={value!r}; expected a whole number of at least {2 if name == 'q' else 1}"):
-        response_net(**{"in_channels": 3, name: value})
+@pytest.mark.parametrize("C, p, q", [(3, 100, 100), (2, 40, 30)])
+def test_weights_are_uniform_within_one_over_the_root_of_what_a_layer_sees(C, p, q):
+    "9 C values for the first convolution, 9 p for the next, p for the classifier; batch norms start at 1 and 0."
+    net = cnn_net(C, M=2, p=p, q=q)
+    for layer, fan_in in ((net.features[0], 9 * C), (net.features[3], 9 * p), (net.classifier[0], p)):
+        bound = fan_in**-0.5
+        for weight in (layer.weight, layer.bias):
+            assert weight.dtype == torch.float32 and weight.requires_grad and not weight.is_meta
+            assert 0.8 * bound < weight.abs().max() <= bound
+        assert layer.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)  # that of a uniform distribution
+    for norm in (net.features[2], net.features[5], net.classifier[1]):
+        assert norm.weight.eq(1).all() and norm.bias.eq(0).all() and norm.running_mean.eq(0).all() and norm.running_var.eq(1).all()
+        assert norm.num_batches_tracked == 0 and norm.num_batches_tracked.dtype == torch.int64
 
 
-# --- losses
-
-@pytest.mark.parametrize("loss", [similarity, continuity])
-def test_losses_are_scalars_that_carry_a_gradient(loss):
-    r = random_response(dtype=torch.float32).requires_grad_()
-    value = loss(r)
-    assert value.shape == () and value.dtype == torch.float32 and value.requires_grad
-
-
-FLOATS = st.floats(-50, 50, width=64)
-RESPONSES = hnp.arrays(np.float64, st.tuples(st.integers(2, 4), st.integers(1, 4), st.integers(1, 4)), elements=FLOATS)
-
-
-@given(RESPONSES)
-def test_similarity_is_the_brute_force_sum(r):
-    "-log of the softmax at the largest response, pixel by pixel, with Python's own floats."
-    q, H, W = r.shape
-    total = 0.0
-    for y in range(H):
-        for x in range(W):
-            s = [float(v) for v in r[:, y, x]]
-            total += math.log(math.fsum(math.exp(v - max(s)) for v in s))
-    assert similarity(torch.tensor(r)[None]).item() == pytest.approx(total / (H * W), rel=1e-9, abs=1e-12)
+def test_only_layers_without_weights_get_some():
+    "A layer that has weights keeps them; one on the device \"meta\" gets those that the generator gives."
+    mine = nn.Conv2d(2, 3, 1)
+    before = mine.weight.detach().clone()
+    with torch.device("meta"): empty = nn.Conv2d(3, 4, 1, bias=False)
+    empty.weight.requires_grad_(False)
+    net = nn.Sequential(mine, empty)
+    assert draw_weights(net, torch.Generator().manual_seed(0)) is net
+    assert net[0].weight.equal(before) and not net[1].weight.is_meta and net[1].bias is None and not net[1].weight.requires_grad
+    expected = torch.empty(4, 3, 1, 1).uniform_(-(3**-0.5), 3**-0.5, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(net[1].weight.detach(), expected)
 
 
-@given(RESPONSES)
-def test_continuity_is_the_brute_force_sum(r):
-    q, H, W = r.shape
-    down = [abs(r[c, y + 1, x] - r[c, y, x]) for c in range(q) for y in range(H - 1) for x in range(W)]
-    across = [abs(r[c, y, x + 1] - r[c, y, x]) for c in range(q) for y in range(H) for x in range(W - 1)]
-    expected = sum(math.fsum(d) / len(d) for d in (down, across) if d)
-    assert float(continuity(torch.tensor(r)[None])) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+# --- borders and precision
+
+def test_replicated_borders_are_no_edges_and_zeros_are():
+    "A picture of one colour: the nearest pixel is that colour, a zero is another."
+    flat = torch.full((1, 3, 7, 8), 0.5)
+    def varies(padding): return cnn(3, M=2, p=5, padding=padding).eval()(flat)[0].flatten(1).std(1).max().item() > 1e-6
+    assert varies("zeros") and not varies("replicate")
+    assert [layer.padding_mode for layer in cnn_net(3).features[::3]] == ["zeros"] * 3
+    assert [layer.padding_mode for layer in cnn_net(3, padding="replicate").features[::3]] == ["replicate"] * 3
 
 
-@given(RESPONSES, st.floats(-9, 9))
-def test_similarity_bounds_and_invariances(r, shift):
-    t = torch.tensor(r)[None]
-    value = similarity(t).item()
-    assert 0 <= value <= math.log(t.shape[1]) + 1e-12
-    assert similarity(t + shift).item() == pytest.approx(value, abs=1e-9)  # softmax does not see a common shift
-    for same in (t.flip(1), t.flip(2), t.flip(3), t.transpose(2, 3)): assert similarity(same).item() == pytest.approx(value, abs=1e-12)
-    assert similarity(t * 2).item() <= value + 1e-12  # more decided, less loss
+def test_the_response_has_the_pictures_precision_whatever_came_before():
+    class Half(nn.Module):
+        def forward(self, x): return x.bfloat16()
+    net = ResponseNet(Half(), p=3, q=4)
+    net.classifier[0].to(torch.bfloat16)
+    assert net(torch.rand(1, 3, 5, 5)).dtype == torch.float32
 
 
-@given(RESPONSES, st.floats(-9, 9))
-def test_continuity_invariances(r, number):
-    t = torch.tensor(r)[None]
-    value = float(continuity(t))
-    assert value >= 0 and float(continuity(t + number)) == pytest.approx(value, abs=1e-9)
-    assert float(continuity(t * number)) == pytest.approx(value * abs(number), rel=1e-9, abs=1e-9)
-    for same in (t.flip(1), t.flip(2), t.flip(3), t.transpose(2, 3)): assert float(continuity(same)) == pytest.approx(value, abs=1e-9)
+def test_defaults_are_the_papers():
+    layers = cnn(3)
+    assert len(layers) == 9 and layers[0].out_channels == layers[6].in_channels == 100
+    net = ResponseNet(layers)
+    assert net.classifier[0].in_channels == net.classifier[0].out_channels == 100
 
 
-def test_hand_computed_2x2():
-    "Two labels; scores (ln 3, 0) give 3 : 1, (0, 0) give 1 : 1."
-    a = torch.tensor([[math.log(3), 0.0], [0.0, 0.0]])
-    r = torch.stack([a, torch.zeros(2, 2)])[None]
-    assert similarity(r).item() == pytest.approx((math.log(4 / 3) + 3 * math.log(2)) / 4, rel=1e-6)
-    # first channel: |0 - ln 3| in one of two vertical pairs and one of two horizontal; second: nothing. Mean over four pairs each.
-    assert continuity(r).item() == pytest.approx(2 * math.log(3) / 4, rel=1e-6)
+@pytest.mark.parametrize("value, low, fine", [(1, 1, True), (np.int64(7), 7, True), (0, 1, False), (6, 7, False), (2.0, 1, False), (True, 1, False), ("3", 1, False)])
+def test_at_least(value, low, fine):
+    if fine: return at_least("n", value, low)
+    with pytest.raises(InputError, match=rf"n={re.escape(repr(value))}; expected a whole number of at least {low}"): at_least("n", value, low)
 
 
-def test_hand_computed_3x3():
-    r = torch.arange(9.0).reshape(1, 1, 3, 3)  # rows differ by 3, columns by 1
-    assert continuity(r).item() == 3 + 1
-    assert continuity(torch.cat([r, 2 * r], 1)).item() == (3 + 6) / 2 + (1 + 2) / 2
+# --- labels at another size
+
+def slowly_enlarged(r, H, W):
+    "The labels of a response map (q, h, w), enlarged one pixel and one label at a time; None where two labels are as good as equal."
+    q, h, w = r.shape
+    def place(i, n, small):
+        middle = (i + 0.5) * small / n - 0.5
+        low = math.floor(middle)
+        return max(low, 0), min(low + 1, small - 1), middle - low
+    labels = [[None] * W for _ in range(H)]
+    for i in range(H):
+        top, bottom, down = place(i, H, h)
+        for j in range(W):
+            left, right, across = place(j, W, w)
+            scores = [(1 - down) * ((1 - across) * c[top][left] + across * c[top][right])
+                      + down * ((1 - across) * c[bottom][left] + across * c[bottom][right]) for c in r.tolist()]
+            first, second = sorted(range(q), key=lambda c: -scores[c])[:2]
+            if scores[first] - scores[second] > 1e-9: labels[i][j] = first
+    return labels
 
 
-def test_means_are_taken_by_direction():
-    "A 2 x 5 map has 5 vertical pairs and 8 horizontal ones; each direction counts as one."
-    r = torch.zeros(1, 1, 2, 5)
-    r[0, 0, 1] = 1
-    assert continuity(r).item() == 1
-    assert continuity(r.transpose(2, 3)).item() == 1
+@given(st.integers(2, 5), st.integers(1, 5), st.integers(1, 5), st.integers(1, 12), st.integers(1, 12), st.integers(1, 5), st.integers(0, 999))
+def test_labels_at_is_the_argmax_of_the_enlarged_scores(q, h, w, H, W, strip, seed):
+    r = torch.randn(q, h, w, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    found = labels_at(r, (H, W), strip)
+    assert found.shape == (H, W) and found.dtype == torch.int64
+    for row, expected in zip(found.tolist(), slowly_enlarged(r, H, W)):
+        assert row == [label if right is None else right for label, right in zip(row, expected)]
 
 
-@pytest.mark.parametrize("shape, expected", [((1, 2, 1, 2), 1.0), ((1, 2, 2, 1), 1.0), ((1, 2, 1, 1), 0.0)])
-def test_continuity_of_strips_is_a_number_not_nan(shape, expected):
-    r = torch.zeros(shape).flatten(2)
-    r[..., -1] = 1.0 if r.shape[2] > 1 else 0.0
-    value = continuity(r.reshape(shape))
-    assert torch.is_tensor(value) and value.item() == expected
+def test_a_label_may_win_between_two_others():
+    "In the middle the second label has 0.8 and the others 0.5; at the size of the response it wins nowhere."
+    r = torch.tensor([[[1.0, 0.0]], [[0.8, 0.8]], [[0.0, 1.0]]])
+    assert labels_at(r, (1, 2)).tolist() == [[0, 2]]
+    assert labels_at(r, (1, 8)).tolist() == [[0, 0, 0, 1, 1, 2, 2, 2]]  # places 0, 0, 1/8, 3/8 ...: 0 leads below 1/5
 
 
-@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
-def test_float32_does_not_overflow(scale):
-    r = random_response() * scale
-    for loss in (similarity, continuity): assert loss(r.float()).item() == pytest.approx(loss(r).item(), rel=1e-4, abs=1e-6 * scale)
+def test_of_equal_scores_the_first_label_wins():
+    assert labels_at(torch.zeros(3, 2, 2), (2, 2)).tolist() == [[0, 0], [0, 0]]
+    assert labels_at(torch.zeros(3, 2, 2), (5, 4)).eq(0).all()
 
 
-@pytest.mark.parametrize("loss", [similarity, continuity])
-def test_gradients_against_finite_differences(loss):
-    assert torch.autograd.gradcheck(loss, random_response(1).requires_grad_(), eps=1e-7, atol=1e-6)
+def test_a_border_of_three_labels_is_looked_at_in_every_strip():
+    "The same labels however few rows are looked at together; with the last strip shorter than the others."
+    r = torch.randn(3, 7, 6, generator=torch.Generator().manual_seed(1))
+    whole = labels_at(r, (23, 20), 23)
+    assert len(whole.unique()) == 3
+    for strip in (1, 2, 5, 22, 64): assert labels_at(r, (23, 20), strip).equal(whole)
 
 
-def test_similarity_gradient_is_softmax_minus_its_own_argmax():
-    r = random_response(2).requires_grad_()
-    gradient, = torch.autograd.grad(similarity(r), r)
-    hot = F.one_hot(r.argmax(1), r.shape[1]).movedim(-1, 1)
-    torch.testing.assert_close(gradient, (r.softmax(1) - hot).detach() / 30)
-
-
-def unseen(M):
-    "The biases that shift a whole channel of the response, or would if no batch norm came after: differences do not see them."
-    return {f"features.{3 * M - 1}.bias", "classifier.0.bias", "classifier.1.bias"}
-
-
-@pytest.mark.parametrize("M", [1, 2, 3])
-def test_continuity_reaches_every_weight_but_three_biases(M):
-    net = response_net(3, M, p=6, q=6)
-    continuity(net(torch.rand(1, 3, 12, 12))).backward()
-    assert {name for name, weight in net.named_parameters() if weight.grad.abs().max() < 1e-6} == unseen(M)
-
-
-def test_continuity_moves_every_weight_in_a_fit():
-    "One update with the term and one without it differ in every weight that it sees: inside the loop nothing is detached."
-    x = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
-    after = []
-    for w in (0.0, 10.0):
-        net = response_net(3, M=2, p=6, q=6)
-        list(fit(net, x, lambda q_prime: w, T=1))
-        after.append(dict(net.named_parameters()))
-    assert {name for name in after[0] if (after[0][name] - after[1][name]).abs().max() < 1e-5} == unseen(2)
-
-
-# --- weighting
-
-Q_PRIMES = st.integers(1, 1000)
-MUS = st.floats(0.01, 1000)
-
-
-@given(Q_PRIMES, MUS)
-def test_schedules_by_their_equations(q_prime, mu):
-    assert fsf(mu)(q_prime) == pytest.approx(q_prime / mu)
-    assert scf(mu)(q_prime) == pytest.approx(mu / q_prime)
-    assert fixed(mu)(q_prime) == mu
-    assert fsf(mu)(q_prime) * scf(mu)(q_prime) == pytest.approx(1)
-    for name in ("fsf", "scf", "fixed"): assert weighting(name, mu)(q_prime) == {"fsf": fsf, "scf": scf, "fixed": fixed}[name](mu)(q_prime)
-
-
-@given(MUS)
-def test_fsf_falls_and_scf_rises_while_labels_merge(mu):
-    merging = range(100, 0, -1)
-    for name, sign in (("fsf", -1), ("scf", 1), ("fixed", 0)):
-        steps = np.sign(np.diff([weighting(name, mu)(q) for q in merging]))
-        assert (steps == sign).all()
-
-
-def test_the_papers_constants():
-    assert DEFAULT_MU == {"fsf": 15, "scf": 50, "fixed": 5}
-    for name, mu in DEFAULT_MU.items(): assert weighting(name)(30) == weighting(name, mu)(30)
-    assert (weighting("fsf")(30), weighting("scf")(25), weighting("fixed")(7)) == (2, 2, 5)
-    assert (fsf()(15), scf()(50), fixed()(50)) == (1, 1, 5)
-
-
-@pytest.mark.parametrize("mu", [15, 15.0, np.float64(15), np.float32(15), np.int64(15)])
-def test_numbers_of_any_kind(mu):
-    assert weighting("fsf", mu)(30) == 2
-
-
-def test_anything_callable_is_a_weighting():
-    assert weighting(math.sqrt) is math.sqrt
-    with pytest.raises(InputError, match="mu=3 goes with a named variant"): weighting(math.sqrt, mu=3)
-
-
-@pytest.mark.parametrize("mu", [0, -1, -0.5, float("nan"), float("inf"), -float("inf"), "15", True, [15]])
-def test_bad_mu(mu):
-    with pytest.raises(InputError) as caught: weighting("fsf", mu)
-    assert f"mu={mu!r}" in str(caught.value) and "above 0" in str(caught.value) and "15 for FSF" in str(caught.value)
-
-
-@pytest.mark.parametrize("variant", ["fcf", "FSF", "", None, 3, ["fsf"]])
-def test_bad_variant(variant):
-    with pytest.raises(InputError) as caught: weighting(variant)
-    for word in (f"variant={variant!r}", "'fsf'", "'scf'", "'fixed'", "function"): assert word in str(caught.value)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_places_are_exact_where_scores_are_not(dtype):
+    "In half precision a place in a wide picture would be off by pixels."
+    r = torch.randn(3, 2, 40, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert labels_at(r, (4, 3000)).equal(labels_at(r.float(), (4, 3000)))

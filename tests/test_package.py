@@ -107,13 +107,13 @@ def test_it_is_the_wheel_that_is_imported(clean, tmp_path):
     assert Path(where).is_relative_to(clean.parent.parent) and ROOT not in Path(where).parents
 
 
-def test_the_demo_writes_labels_overlay_and_history(demo):
+def test_the_demo_writes_labels_overlay_history_and_settings(demo):
     folder, said = demo
     assert [p.name for p in folder.iterdir()] == ["dynaseg-demo"]
-    assert sorted(p.name for p in (folder / "dynaseg-demo").iterdir()) == ["history.csv", "labels.png", "overlay.png"]
+    assert sorted(p.name for p in (folder / "dynaseg-demo").iterdir()) == ["history.csv", "labels.png", "overlay.png", "settings.json"]
     labels = np.asarray(Image.open(folder / said["labels"]))
     assert labels.dtype == np.uint8 and list(labels.shape) == said["size"] == [427, 640]
-    assert sorted(np.unique(labels)) == list(range(said["n_clusters"])) and said["n_clusters"] >= 2
+    assert sorted(np.unique(labels)) == list(range(said["n_labels"])) and said["n_labels"] >= 2 and said["kind"] == "clusters"
     assert np.asarray(Image.open(folder / said["overlay"])).shape == (427, 640, 3)
     rows = (folder / said["history"]).read_text().splitlines()
     assert rows[0].startswith("iteration,n_labels,weight") and len(rows) == 1 + said["iterations"] + 1
@@ -131,7 +131,7 @@ def test_segment_loads_no_plotting_and_no_pretrained_models(clean, tmp_path):
     code = f"import sys; from dynaseg import segment; print([m for m in {['matplotlib', 'torchvision', 'ipywidgets', 'IPython', 'skimage', 'typer']} if m in sys.modules])"
     assert run(clean, "-c", code, cwd=tmp_path).strip() == "[]"
     # tqdm comes with PyTorch
-    arithmetic = "import sys, dynaseg; dynaseg.images, dynaseg.features, dynaseg.loss, dynaseg.weighting, dynaseg.silhouette; "
+    arithmetic = "import sys, dynaseg; dynaseg.images, dynaseg.network, dynaseg.loss, dynaseg.weighting, dynaseg.silhouette; "
     assert run(clean, "-c", arithmetic + f"print([m for m in {[m for m in LATER if m != 'tqdm']} if m in sys.modules])", cwd=tmp_path).strip() == "[]"
 
 

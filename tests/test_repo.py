@@ -34,6 +34,7 @@ def module_of(path):
 NOTEBOOKS = sorted(p for p in NBS.rglob("*.ipynb") if not any(part.startswith((".", "_")) for part in p.relative_to(NBS).parts))
 CHAPTERS = [p for p in NOTEBOOKS if p.parent == NBS and re.match(r"\d\d_", p.name)]
 ORDER = [module_of(p) for p in CHAPTERS]
+BASE = ("words",)  # what every module may use, and that uses none: its notebook has no number
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: str(p.relative_to(NBS)))
 each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
 each_module = pytest.mark.parametrize("name", ORDER)
@@ -90,8 +91,9 @@ def test_readme_is_made_from_the_index_notebook():
 
 def test_every_module_has_its_notebook():
     assert len(ORDER) == len(set(ORDER)) and None not in ORDER
-    assert {p.stem for p in (ROOT / "dynaseg").glob("*.py")} - {"__init__", "_modidx"} == set(ORDER)
-    assert ORDER[:7] == ["images", "features", "loss", "weighting", "silhouette", "merging", "segmenter"] and ORDER[-1] == "cli"
+    assert {p.stem for p in (ROOT / "dynaseg").glob("*.py")} - {"__init__", "__main__", "_modidx"} == {*ORDER, *BASE}
+    assert [path.name[:2] for path in CHAPTERS] == [f"{i:02}" for i in range(len(CHAPTERS))]  # each number once, none left out
+    assert ORDER[:9] == ["images", "labels", "network", "loss", "weighting", "silhouette", "fit", "outlines", "granularity"] and ORDER[-1] == "cli"
     for path, name in zip(CHAPTERS, ORDER): assert path.stem[3:] == name
 
 
@@ -113,12 +115,12 @@ def imported(tree):
 @each_module
 def test_a_module_imports_only_modules_before_it(name):
     tree = ast.parse((ROOT / "dynaseg" / f"{name}.py").read_text(encoding="utf-8"))
-    assert set(imported(tree)) <= set(ORDER[: ORDER.index(name)])
+    assert set(imported(tree)) <= {*BASE, *ORDER[: ORDER.index(name)]}
 
 
 @each_chapter
 def test_a_notebook_uses_only_modules_before_its_own(path):
-    before = set(ORDER[: CHAPTERS.index(path)])
+    before = {*BASE, *ORDER[: CHAPTERS.index(path)]}
     for kind, source, _ in cells(path):
         if kind == "code":
             code = "\n".join("pass" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines())
@@ -194,7 +196,7 @@ def test_exported_definitions_are_shown_or_tested_nearby(path):
                 methods = [n.name for n in node.body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")] if isinstance(node, ast.ClassDef) else []
                 if any(f".{m}(" in s for s in near for m in methods): continue
                 shown = rf"\b{node.name}\b"
-                if path.stem == "12_cli" and node.name != "with_settings":  # commands are shown at a terminal: run("folder", ...)
+                if path.stem == "19_cli" and node.name != "with_settings":  # commands are shown at a terminal: run("folder", ...)
                     shown = r"\brun\(" if node.name == "main" else rf'\brun\("{node.name.removesuffix("_command")}"'
                 assert any(re.search(shown, s) for s in near), f"{node.name} has no example nearby"
 
@@ -289,7 +291,7 @@ def test_every_page_has_its_place_on_the_site(quarto):
 
 def test_every_module_can_be_reached_from_the_package():
     import dynaseg
-    for name in ORDER: assert inspect.ismodule(getattr(dynaseg, name)), name
+    for name in (*ORDER, *BASE): assert inspect.ismodule(getattr(dynaseg, name)), name
 
 
 def test_the_two_readme_commands():

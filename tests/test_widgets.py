@@ -1,14 +1,20 @@
 """The live panels without a browser: the same objects that a click moves, driven by hand."""
+import base64
+import io
+import re
 import threading
 import time
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 import dynaseg.widgets as w
 from dynaseg.images import InputError
-from dynaseg.segmenter import MU, segment
+from dynaseg.labels import overlay
+from dynaseg.segmenter import MU, PRESETS, segment
 
 
 def file(name, content): return {"name": name, "content": memoryview(content)}
@@ -43,8 +49,10 @@ def until(condition, seconds=30):
 
 
 def pixels(box):
-    import io
-    return np.asarray(Image.open(io.BytesIO(box.children[0].value)))
+    "The picture of a box, or of a pad, whose picture stands in its HTML."
+    shown = box.children[0].value
+    if isinstance(shown, str): shown = base64.b64decode(re.search(r'base64,([^"]*)"', shown)[1])
+    return np.asarray(Image.open(io.BytesIO(shown)))
 
 
 # --- explore
@@ -55,8 +63,8 @@ def test_a_run_to_the_end(panel, photo):
     assert panel.wait(60)
     expected = segment(photo, T=10, min_labels=None, progress=False)
     assert (panel.result.labels == expected.labels).all()
-    assert (pixels(panel.right) == w.label_picture(expected.labels)).all()
-    assert (pixels(panel.left) == w.overlay(photo, expected.labels)).all()
+    assert abs(pixels(panel.right) - w.label_picture(expected.labels, photo).astype(int)).max() <= 1
+    assert (pixels(panel.left) == overlay(photo, expected.labels)).all()
     assert f"{expected.n_clusters} clusters after" in panel.status.value and not panel.alert.value
     assert f"labels in use q&#x27;: {expected.history['n_labels'][-1]}<" in panel.curves.value
     assert panel.stop_button.disabled and not panel.run_button.disabled and not panel.save_button.disabled
@@ -112,7 +120,7 @@ def test_errors_show_in_the_panel_and_the_next_run_clears_them(panel, monkeypatc
 def test_knobs_reach_the_fit(panel):
     fit = panel.fit
     fit.variant.value, fit.floor.value, fit.least.value, fit.seed.value, fit.T.value = "scf", "number", 5, 3, 7
-    assert fit.mu.value == MU["fast"]["scf"]
+    assert fit.mu.value == MU["clusters"]["scf"]
     fit.mu.value = 70
     panel.run()
     assert panel.wait(60) and not panel.alert.value
@@ -122,9 +130,12 @@ def test_knobs_reach_the_fit(panel):
 
 def test_only_one_knob_is_hidden(panel):
     "Widgets that share a layout are hidden together."
-    assert [k.description for k in panel.knobs if k.layout.display == "none"] == ["least labels"]
+    def hidden(): return {k.description for k in panel.knobs if k.layout.display == "none"}
+    assert hidden() == {"least labels", "segments", "clusters"}
     panel.fit.floor.value = "number"
-    assert not [k for k in panel.knobs if k.layout.display == "none"]
+    assert hidden() == {"segments", "clusters"}
+    panel.many.count.value = "clusters"
+    assert hidden() == {"segments"}
 
 
 def test_every_bundled_photo_can_be_chosen(panel):
@@ -149,14 +160,14 @@ def test_an_upload_that_is_no_picture(panel, content, photo):
 
 
 def test_uploads_of_one_name_do_not_hide_each_other(panel):
-    for side in (40, 50): panel.photo.add(file("a.png", w.png(np.zeros((side, side, 3), np.uint8))))
+    for side in (40, 50): panel.photo.add(file("a.png", w.to_png(np.zeros((side, side, 3), np.uint8))))
     assert panel.photo.image.shape == (50, 50, 3) and "50 × 50" in panel.left.children[1].value
     panel.photo.choice.value = min(name for name in panel.photo.choice.options if name.endswith("a.png"))
     assert panel.photo.image.shape == (40, 40, 3)
 
 
 def test_a_name_that_is_a_path_stays_in_its_folder(tmp_path, panel):
-    panel.photo.add(file(f"{tmp_path}/../escape.png", w.png(np.zeros((4, 4, 3), np.uint8))))
+    panel.photo.add(file(f"{tmp_path}/../escape.png", w.to_png(np.zeros((4, 4, 3), np.uint8))))
     assert not list(tmp_path.parent.glob("escape.png")) and panel.photo.image.shape == (4, 4, 3)
 
 
@@ -193,6 +204,242 @@ def test_any_number_of_bands(bands):
     assert panel.wait(60) and not panel.alert.value and panel.result.labels.shape == (20, 24)
 
 
+# --- one fit in your hands
+
+@pytest.fixture(scope="module")
+def fitted_panel(photo):
+    panel = w.explore(photo)
+    panel.fit.T.value = 5
+    panel.fit.floor.value = "none"
+    assert panel.run() and panel.wait(60) and not panel.alert.value
+    return panel
+
+
+@pytest.fixture
+def hands(fitted_panel):
+    "The explorer after its fit, as if nothing had been done with it."
+    panel = fitted_panel
+    panel.many.set({})
+    panel.answers.first({})
+    panel.tools.take(0)
+    panel.change(lambda: None)
+    assert not panel.alert.value and panel.undo_button.disabled
+    return panel
+
+
+def mouse(panel, *places):
+    "What the handlers of the picture write: a click, or a stroke, through (x, y) in pixels."
+    H, W = panel.result.labels.shape
+    way = " ".join(f"{(x + 0.5) / W:.4f},{(y + 0.5) / H:.4f}" for x, y in places)
+    panel.left.path.value = f"{time.monotonic()} {way}"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("count", ["as the preset has it", "segments", "clusters"])
+@pytest.mark.parametrize("least", [-1, 30])
+def test_the_result_is_that_of_the_settings_that_are_shown(photo, preset, count, least):
+    panel = w.explore(photo)
+    panel.fit.preset.value = preset
+    panel.fit.T.value = 4
+    panel.many.set({"n_segments": 6})
+    panel.many.set({"n_clusters": 3, "min_size": least})
+    panel.many.count.value = count
+    panel.run()
+    assert panel.wait(60) and not panel.alert.value
+    expected = segment(photo, **panel.settings(), progress=False)
+    assert (panel.result.labels == expected.labels).all() and panel.result.kind == expected.kind
+    assert {"segments": 6, "clusters": 3}.get(count, expected.n_clusters) == panel.result.n_clusters
+    assert (eval(panel.answers.code, {"segment": segment, "photo": photo}).labels == expected.labels).all()
+    panel.many.count.value = "segments"  # and after it has moved
+    panel.many.n_segments.value = 9
+    expected = segment(photo, **panel.settings(), progress=False)
+    assert (panel.result.labels == expected.labels).all() and panel.settings()["n_segments"] == 9
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_sets_the_knobs(preset):
+    knobs = w.Knobs()
+    knobs.variant.value = "scf"
+    knobs.mu.value = 300.0
+    knobs.T.value = 7
+    knobs.preset.value = next(other for other in PRESETS if other != preset)
+    knobs.preset.value = preset
+    expected = {name: PRESETS[preset][name] for name in ("T", "max_pixels")} | {"mu": MU[preset]["scf"], "variant": "scf"}
+    assert {name: knobs.settings()[name] for name in expected} == expected
+    for variant in MU[preset]:
+        knobs.variant.value = variant
+        assert knobs.settings()["mu"] == MU[preset][variant]
+
+
+def test_the_slider_answers_without_a_fit_and_a_drag_is_one_step(hands, monkeypatch):
+    monkeypatch.setattr(w, "segment", None)
+    found = hands.result
+    hands.many.count.value = "segments"
+    for n in (36, 19, 8, 3):
+        hands.many.n_segments.value = n
+        assert hands.result.n_clusters == n
+        expected = w.label_picture(hands.result.labels, found.image)
+        assert abs(pixels(hands.right) - expected.astype(int)).max() <= 1
+        assert (pixels(hands.left) == overlay(found.image, hands.result.labels)).all()
+    assert len(hands.answers.stack) == 2
+    hands.undo_button.click()
+    assert hands.result is found and hands.many.count.value == "as the preset has it"
+
+
+def test_what_the_photo_does_not_have_is_said(hands):
+    hands.many.count.value = "segments"
+    hands.many.n_segments.value = 500
+    assert hands.result.n_clusters < 500 and "the photo has fewer" in hands.status.value and not hands.alert.value
+
+
+def test_a_click_tells_about_a_segment_and_lights_it_up(hands):
+    hands.many.count.value = "segments"
+    hands.many.n_segments.value = 5
+    mouse(hands, (14, 12))
+    label = hands.chosen
+    labels = hands.result.labels
+    assert label == labels[12, 14] and hands.which.value == str(label)
+    inside = labels == label
+    own = np.bincount(hands.answers.fitted.labels[inside]).argmax()
+    assert f"segment {label}: {inside.sum()} pixels, {inside.mean():.1%} of the photo, in cluster {own}" in hands.status.value
+    shown = pixels(hands.left)
+    deep = inside.copy()  # not beside another segment: no line runs there
+    for axis in (0, 1):
+        for shift in (1, -1): deep &= np.roll(inside, shift, axis)
+    assert deep.any() and (shown[deep] == (hands.result.image * 255).round()[deep]).all()
+    assert shown[~inside].mean() < 0.9 * overlay(hands.result.image, labels)[~inside].mean()
+
+
+def merged(seg, a, b):
+    try: return seg.merge(a, b)
+    except InputError: return None
+
+
+def test_merge_and_split_and_back(hands):
+    hands.many.count.value = "segments"
+    hands.many.n_segments.value = 5
+    before = hands.result
+    a = before.labels[12, 14]
+    b = next(b for b in range(5) if b != a and merged(before, a, b))
+    mouse(hands, (14, 12))
+    hands.merge_button.value = True
+    hands.which.value = str(b)  # typed: no mouse is needed
+    joint = hands.result
+    assert (joint.labels == before.merge(a, b).labels).all() and joint.n_clusters == 4
+    assert not hands.merge_button.value and joint.labels[12, 14] == hands.chosen
+    hands.split_button.click()
+    assert hands.result.n_clusters == 5 and (hands.result.labels == joint.split(joint.labels[12, 14]).labels).all()
+    assert hands.answers.code.endswith(f".merge({a}, {b}).split({joint.labels[12, 14]})")
+    hands.undo()
+    hands.undo()
+    assert hands.result is before and hands.many.n_segments.value == 5
+
+
+def test_segments_that_do_not_touch_are_not_merged(hands):
+    hands.many.count.value = "segments"
+    hands.many.n_segments.value = 29
+    labels = hands.result.labels
+    a, b = next((a, b) for a in range(29) for b in range(a) if not merged(hands.result, a, b))
+    hands.which.value = str(a)
+    hands.merge_button.value = True
+    hands.which.value = str(b)
+    assert "do not touch" in hands.alert.value and hands.result.labels is labels
+    assert hands.chosen == a and hands.merge_button.value  # another neighbour may be chosen
+
+
+@pytest.mark.parametrize("text", ["99", "-1", "one", "1.5"])
+def test_ids_that_are_not_there(hands, text):
+    hands.which.value = text
+    assert text in hands.alert.value and hands.chosen is None
+
+
+def test_strokes_are_respected_and_taken_back(hands):
+    found = hands.result
+    hands.tools.take(1)
+    mouse(hands, (2, 2), (27, 3))
+    assert hands.result is found and (pixels(hands.left)[2, 5] == w.label_picture(np.array([[1]]))[0, 0]).all()
+    hands.tools.take(2)
+    mouse(hands, (12, 14))
+    strokes = hands.answers.drawn()
+    assert set(np.unique(strokes)) == {0, 1, 2} and strokes[14, 12] == 2 and strokes[2, 2] == strokes[3, 27] == 1
+    assert (hands.result.labels == found.seeded(strokes).labels).all()
+    hands.tools.take(5)
+    mouse(hands, (12, 16), (14, 16))
+    assert set(np.unique(hands.result.labels)) == {1, 2, 5}
+    for _ in range(3): hands.undo()
+    assert hands.result is found and not hands.answers.last.strokes
+
+
+def test_the_slider_clears_strokes_and_undo_brings_them_back(hands):
+    for number in (1, 2):
+        hands.tools.take(number)
+        mouse(hands, (number * 8, 3), (number * 8, 9))
+    seeded = hands.result
+    hands.many.count.value = "clusters"
+    assert not hands.answers.last.strokes and hands.result.n_clusters == 8
+    hands.undo()
+    assert hands.result is seeded and len(hands.answers.last.strokes) == 2
+
+
+def test_nothing_can_be_touched_before_or_during_a_fit(endless):
+    panel, begun = endless
+    panel.left.path.value = "1 0.5,0.5"
+    panel.which.value = "1"
+    panel.many.count.value = "segments"
+    panel.undo()
+    panel.split()
+    assert panel.result is None and panel.chosen is None and not panel.alert.value
+    panel.run()
+    until(lambda: "update" in panel.status.value)
+    panel.left.path.value = "2 0.5,0.5"
+    assert panel.chosen is None and panel.which.disabled and panel.many.n_segments.disabled
+
+
+def test_a_text_that_is_no_way_is_shown_as_an_error(hands):
+    hands.left.path.value = f"<b> {time.monotonic()}"
+    assert "&lt;b&gt;" in hands.alert.value
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 9),
+       st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=4))
+def test_strokes_against_distances(H, W, width, path):
+    "Every pixel whose middle is well inside the stroke is marked, none well outside is, and the pixels under both ends are."
+    found = w.strokes_map([(3, tuple(path))], (H, W), width)
+    assert found.shape == (H, W) and set(np.unique(found)) <= {0, 3}
+    at = np.array(path) * (W, H) - 0.5
+    y, x = np.mgrid[:H, :W]
+    away = np.full((H, W), np.inf)
+    for start, end in zip(at, [*at[1:], at[-1]]):
+        for t in np.linspace(0, 1, 100):
+            x0, y0 = start + t * (end - start)
+            away = np.minimum(away, np.hypot(x - x0, y - y0))
+    assert (found[away < width / 2 - 1.6] == 3).all() and not found[away > width / 2 + 1.6].any()
+    for end in (path[0], path[-1]): assert w.picked(found, *end) == 3
+
+
+def test_later_strokes_lie_on_top():
+    line = ((0.0, 0.5), (1.0, 0.5))
+    assert (w.strokes_map([(1, line), (2, line)], (5, 9), 1)[2] == 2).all()
+
+
+@given(st.integers(1, 50), st.integers(1, 50), st.integers(1, 60))
+def test_thinned_label_maps_have_the_size_of_small_photos(H, W, side):
+    labels = np.arange(H * W).reshape(H, W)
+    thin = w.thinned(labels, side)
+    assert thin.shape == w.small_photo(np.zeros((H, W, 1), np.float32), side).shape[:2]
+    assert max(thin.shape) <= side and (max(H, W) > side or (thin == labels).all())
+    assert (np.diff(thin, axis=0) > 0).all() and (np.diff(thin, axis=1) > 0).all()
+
+
+@pytest.mark.parametrize("text", ["", "0", "0 1", "0 1,2,3", "0 nan,0", "0 0.5,0.5 x,1"])
+def test_texts_that_are_no_way(text):
+    with pytest.raises(InputError, match="no way of a mouse"): w.path_of(text)
+
+
+def test_places_beyond_the_picture_are_on_its_border():
+    assert w.path_of("0 -3,0.5 0.25,7") == ((0, 0.5), (0.25, 1))
+
+
 # --- the other two
 
 def test_compare_runs_the_three_in_order_and_stops_between(photo, monkeypatch):
@@ -201,7 +448,7 @@ def test_compare_runs_the_three_in_order_and_stops_between(photo, monkeypatch):
     panel.run()
     assert panel.wait(60) and not panel.alert.value
     assert [(s.settings["variant"], s.settings["min_labels"]) for s in panel.results.values()] == [("fixed", None), ("fsf", None), ("scf", None)]
-    for variant, box in panel.boxes.items(): assert (pixels(box) == w.overlay(photo, panel.results[variant].labels)).all()
+    for variant, box in panel.boxes.items(): assert (pixels(box) == overlay(photo, panel.results[variant].labels)).all()
     def stops(*args, **settings):
         panel.stop_button.click()
         return real(*args, **settings)

@@ -26,7 +26,7 @@ LOG = ("file", "command", "seconds", "machine", "threads", "torch")
 TWENTY = "3096,105025,109053,134035,148089,163085,175043,19021,208001,223061,241048,285079,299086,306005,38082,42049,58060,69020,86000,97033"  # every 5th of the val split
 PHOTOS = "3096,105025,109053,134035,148089"  # the first five of them: a thousand updates take an hour each on one core
 ABLATIONS = { # name of a file: (preset, what is set otherwise)
-    "ablations": ("fast", [
+    "ablations": ("clusters", [
         "--seeds 0,1,2,3,4", # as it comes; so its own values are not run again below
         *(f"--mu {mu}" for mu in (10, 160)),
         *(f"--variant scf --mu {mu}" for mu in (1.25, 5, 50)),
@@ -35,10 +35,12 @@ ABLATIONS = { # name of a file: (preset, what is set otherwise)
         *(f"--T {T}" for T in (1, 5, 80)),
         *(f"--max-pixels {n}" for n in (10_000, 80_000)),
         *(f"--min-labels {floor}" for floor in ("none", 3, 12)),
-        "--superpixels 0", "--autocast", "--on features", "--no-standardised", "--padding zeros"]),
-    "ablations-regions": ("regions", [
+        *(f"--cluster-level {level}" for level in (0, 0.8, 1.6)),
+        "--autocast", "--on features", "--no-standardised", "--padding zeros"]),
+    "ablations-segments": ("segments", [
         "--seeds 0,1,2",
-        *(f"--merging {stop}" for stop in (0.6, 0.9, 1.6, 2.4)),
+        *(f"--level {level}" for level in (0.6, 0.9, 1.6, 2.4)),
+        *(f"--min-size {pixels}" for pixels in (0, 30)),
         *(f"--T {T}" for T in (1, 80)), "--autocast", "--variant scf", "--min-labels none"]),
 }
 
@@ -46,7 +48,7 @@ ABLATIONS = { # name of a file: (preset, what is set otherwise)
 def steps():
     "Name of a file: the arguments of `dynaseg evaluate` that make it, in turn."
     from dynaseg.segmenter import PRESETS
-    others = [preset for preset in PRESETS if preset not in ("fast", "paper")]
+    others = [preset for preset in PRESETS if preset not in ("clusters", "paper")]
     def all_presets(arguments, methods): return [f"{arguments} --methods {methods}", *(f"{arguments} --methods ours --preset {preset}" for preset in others)]
     def peers(arguments): return [*all_presets(f"{arguments} --seeds 0,1,2", "kmeans,slic,felzenszwalb,ours"), f"{arguments} --seeds 0,1,2 --methods dfc,fsf,scf"]
     taken_apart = "bsd500 --split train --subset 20 --methods ours"
@@ -55,10 +57,10 @@ def steps():
         "voc2012-val": peers("voc2012 --split val"),
         "voc2012-hungarian": ["voc2012 --split val --protocol 'per-image Hungarian' --methods felzenszwalb,ours"],
         "bsd500-train": [line for arguments in ("", " --T 1") for line in all_presets(f"bsd500 --split train{arguments}", "felzenszwalb,ours")],
-        **{name: [f"{taken_apart}{f' --preset {preset}' * (preset != 'fast')} {more}" for more in lines] for name, (preset, lines) in ABLATIONS.items()},
+        **{name: [f"{taken_apart}{f' --preset {preset}' * (preset != 'clusters')} {more}" for more in lines] for name, (preset, lines) in ABLATIONS.items()},
         "on-the-way": ["bsd500 --split train --subset 10 --methods dfc,fsf,scf --T 160 --tol 0 --at 1,2,5,10,20,40,80,160"],
         "presets": [f"bsd500 --split val --images {TWENTY} --methods ours --seeds {seeds}{more}"
-                    for seeds, more in (("0,1,2", ""), ("0,1,2", " --variant scf"), ("0", " --preset regions"))],
+                    for seeds, more in (("0,1,2", ""), ("0,1,2", " --variant scf"), ("0", " --preset segments"))],
         "paper": [f"bsd500 --split val --images {PHOTOS} --preset paper --methods fsf,scf --T 100 --at 5,10,20,40,100"],
     }
 
@@ -100,7 +102,7 @@ def grid(name):
 def commands():
     "Name of each file to the commands that make it, as a person would type them."
     evaluate = "dynaseg evaluate {} --root $DYNASEG_DATA --out nbs/results/{}.csv"
-    return {"speed": ["python -m dynaseg.benchmark nbs/results/speed.csv"], **{name: [f"python tools/benchmarks.py {name}"] for name in GRIDS},
+    return {"speed": ["python -m dynaseg.speed nbs/results/speed.csv"], **{name: [f"python tools/benchmarks.py {name}"] for name in GRIDS},
             **{name: [evaluate.format(arguments, name) for arguments in lines] for name, lines in steps().items()}}
 
 

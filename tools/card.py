@@ -6,7 +6,7 @@ import skimage.data
 from PIL import Image, ImageDraw, ImageFont
 
 from dynaseg import segment
-from dynaseg.show import label_picture
+from dynaseg.labels import label_picture
 
 CARD = Path(__file__).resolve().parent.parent / "nbs" / "images" / "card.png"
 SIZE, PAPER, INK = (1200, 630), (34, 48, 60), (244, 241, 234)

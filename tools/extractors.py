@@ -19,7 +19,7 @@ import torch
 from dynaseg import segment
 from dynaseg.benchmark import evaluate
 from dynaseg.datasets import BSD500
-from dynaseg.features import response_net
+from dynaseg.pretrained import response_net
 from dynaseg.images import InputError
 
 ROOT = Path(__file__).resolve().parent.parent

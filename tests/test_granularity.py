@@ -1,0 +1,164 @@
+"""One tree, many answers: each function against a slow way, or by hand."""
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from skimage.measure import label
+
+from dynaseg.granularity import Hierarchy, contour_map, enlarged, joined, joining_levels, seeded_cut
+from dynaseg.images import InputError
+from dynaseg.outlines import MergeTree, cut
+
+
+def random_tree(seed, n):
+    rng = np.random.default_rng(seed)
+    edges = np.array([(i, rng.integers(i)) for i in range(1, n)], int).reshape(-1, 2)[rng.permutation(n - 1)]
+    return MergeTree(edges, np.sort(rng.random(n - 1)), np.ones(n - 1))
+
+
+def ways(tree):
+    "For each pair of patches the highest level on the way between them, by walking from each patch."
+    n = len(tree.edges) + 1
+    highest = np.full((n, n), -np.inf)
+    for start in range(n):
+        todo = [(start, None, -np.inf)]
+        while todo:
+            here, before, level = todo.pop()
+            highest[start, here] = level
+            for (a, b), l in zip(tree.edges.tolist(), tree.levels):
+                if here in (a, b) and (other := b if here == a else a) != before: todo.append((other, here, max(level, l)))
+    return highest
+
+
+@given(st.integers(0, 10**6), st.integers(1, 25))
+def test_joining_levels_are_the_highest_on_the_way(seed, n):
+    tree = random_tree(seed, n)
+    pairs = np.stack(np.meshgrid(range(n), range(n)), -1).reshape(-1, 2)
+    np.testing.assert_array_equal(joining_levels(tree, pairs), ways(tree)[tuple(pairs.T)])
+
+
+@given(st.integers(0, 10**6), st.integers(2, 9), st.integers(2, 9), st.floats(0, 1))
+def test_a_cut_can_be_read_off_the_contour_map(seed, h, w, level):
+    tree = random_tree(seed, h * w)
+    patches = np.random.default_rng(seed).permutation(h * w).reshape(h, w)
+    parts, double = cut(tree, level)[patches], contour_map(tree, patches, doubled=True)
+    assert double.shape == (2 * h + 1, 2 * w + 1) and not double[1::2, 1::2].any()  # pixels themselves
+    np.testing.assert_array_equal(double[1::2, 2:-1:2] > np.float32(level), parts[:, 1:] != parts[:, :-1])
+    np.testing.assert_array_equal(double[2:-1:2, 1::2] > np.float32(level), parts[1:] != parts[:-1])
+    single = contour_map(tree, patches)
+    right, below = np.zeros((h, w)), np.zeros((h, w))
+    right[:, :-1], below[:-1] = double[1::2, 2:-1:2], double[2:-1:2, 1::2]
+    np.testing.assert_array_equal(single, np.maximum(right, below))
+    regions = label(double[1:-1, 1:-1] <= level, connectivity=1)[::2, ::2]  # as the BSDS tools read a level
+    assert len(np.unique(np.stack([regions.ravel(), label(parts, background=-1, connectivity=1).ravel()]), axis=1).T) == regions.max()
+
+
+def slow_seeds(tree, marks):
+    "Merges in their order with sets; one that would join two colours is left out."
+    groups = [{i} for i in range(len(marks))]
+    def colours(group): return {marks[i] for i in group} - {0}
+    for a, b in tree.edges.tolist():
+        if len(colours(groups[a]) | colours(groups[b])) > 1: continue
+        whole = groups[a] | groups[b]
+        for i in whole: groups[i] = whole
+    return [colours(group).pop() for group in groups]
+
+
+@given(st.integers(0, 10**6), st.integers(1, 25), st.integers(1, 4))
+def test_seeds_of_two_colours_never_meet(seed, n, colours):
+    tree = random_tree(seed, n)
+    rng = np.random.default_rng(seed)
+    marks = rng.integers(0, colours + 1, n)
+    marks[rng.integers(n)] = 1
+    found = seeded_cut(tree, marks)
+    assert found.tolist() == slow_seeds(tree, marks.tolist())
+    np.testing.assert_array_equal(found[marks > 0], marks[marks > 0])
+
+
+def test_without_a_mark_there_is_nothing_to_cut():
+    with pytest.raises(InputError, match="No pixel is marked"): seeded_cut(random_tree(0, 3), np.zeros(3, int))
+
+
+def slow_ward(sizes, features, n):
+    "Clusters as lists of points; the pair whose union adds least to the squared distances from the means."
+    clusters = [[i] for i in range(len(sizes))]
+    def spread(members):
+        w, f = sizes[members], features[members]
+        return (w[:, None] * (f - (w @ f) / w.sum()) ** 2).sum()
+    while len(clusters) > n:
+        pairs = [(spread(a + b) - spread(a) - spread(b), i, j) for i, a in enumerate(clusters) for j, b in enumerate(clusters) if i < j]
+        _, i, j = min(pairs)
+        clusters[i] += clusters.pop(j)
+    return {frozenset(c) for c in clusters}
+
+
+@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 3), st.integers(1, 12))
+def test_the_most_alike_join(seed, s, d, n):
+    rng = np.random.default_rng(seed)
+    sizes, features = rng.integers(1, 50, s).astype(float), rng.random((s, d))
+    found = joined(sizes, features, min(n, s))
+    assert {frozenset(np.flatnonzero(found == i).tolist()) for i in np.unique(found)} == slow_ward(sizes, features, n)
+    assert sorted(np.unique(found)) == list(range(min(n, s)))
+
+
+@given(st.integers(0, 10**6), st.integers(1, 7), st.integers(1, 7), st.integers(0, 30), st.integers(0, 30))
+def test_enlarged_labels_are_the_largest_bilinear_weight(seed, h, w, more, wider):
+    labels = np.random.default_rng(seed).integers(0, 4, (h, w))
+    size = h + more, w + wider
+    found = enlarged(labels, size)
+    weights = F.interpolate(F.one_hot(torch.from_numpy(labels), 4).permute(2, 0, 1)[None].double(), size=size, mode="bilinear")[0].numpy()
+    assert found.shape == size and found.dtype == labels.dtype
+    best = np.take_along_axis(weights, found[None], 0)[0]
+    np.testing.assert_allclose(best, weights.max(0), atol=1e-5)  # where two are equal, either may win
+
+
+@given(st.integers(0, 10**6), st.integers(2, 12), st.integers(2, 12), st.floats(1.3, 6))
+def test_segments_stay_in_one_piece_when_enlarged(seed, h, w, scale):
+    parts = label(np.random.default_rng(seed).integers(0, 3, (h, w)), background=-1, connectivity=1) - 1
+    large = enlarged(parts, (int(h * scale) + 1, int(w * scale) + 1))
+    assert sorted(np.unique(large)) == list(range(parts.max() + 1))
+    assert label(large, background=-1, connectivity=1).max() == parts.max() + 1
+
+
+@pytest.fixture(scope="module")
+def hierarchy():
+    "Of a mosaic with noise, (40, 60) pixels, and a network with three labels."
+    rng = np.random.default_rng(0)
+    image = (rng.random((4, 6, 3)).repeat(10, 0).repeat(10, 1) + rng.normal(0, 0.02, (40, 60, 3))).clip(0, 1).astype(np.float32)
+    return Hierarchy(image, rng.dirichlet(np.ones(3), (20, 30)).astype(np.float32))
+
+
+def test_all_answers_are_exact(hierarchy):
+    for n in (1, 2, 7, 24, 60):
+        pixels = hierarchy.at_pixels(hierarchy.segments(n))
+        assert label(pixels, background=-1, connectivity=1).max() == len(np.unique(pixels)) == n
+    for n in (1, 2, 5, 24): assert len(np.unique(hierarchy.clusters(1.2, n_clusters=n))) == n
+    assert len(np.unique(hierarchy.clusters(1.2))) == 3  # as many as the network has labels
+    assert np.bincount(hierarchy.at_pixels(hierarchy.segments(level=0.1, min_size=90)).ravel()).min() >= 90
+
+
+def test_clusters_of_fewer_are_unions_of_those_of_more(hierarchy):
+    fine, coarse = hierarchy.clusters(1.2, n_clusters=9), hierarchy.clusters(1.2, n_clusters=4)
+    assert len(np.unique(np.stack([fine, coarse]), axis=1).T) == 9
+
+
+def test_a_level_leaves_no_fewer_than_the_floor(hierarchy):
+    assert hierarchy.segments(level=1e9).max() == 0 and hierarchy.segments(level=1e9, floor=5).max() == 4
+
+
+def test_halves_are_connected_and_together_the_whole(hierarchy):
+    inside = hierarchy.segments(3) == 1
+    half = hierarchy.halves(inside)
+    assert half.any() and (half <= inside).all() and (half != inside).any()
+    for part in (half, inside & ~half): assert label(hierarchy.at_pixels(part), connectivity=1).max() == 1
+    with pytest.raises(InputError, match="single patch"): hierarchy.halves(np.arange(len(inside)) == 0)
+
+
+def test_a_patch_with_two_colours_is_shared_out(hierarchy):
+    "Both strokes lie in one flat patch of the photo: its pixels go to the nearer one."
+    flat = Hierarchy(np.full((20, 30, 3), 0.5, np.float32), np.ones((20, 30, 1), np.float32))
+    strokes = np.zeros((20, 30), int)
+    strokes[:, 3], strokes[:, 26] = 1, 2
+    np.testing.assert_array_equal(flat.seeded(strokes), np.where(np.arange(30) < 15, 1, 2)[None].repeat(20, 0))

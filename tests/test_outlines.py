@@ -1,0 +1,394 @@
+"""Patches, borders, the merge tree and its cuts, each against something slower or known beforehand."""
+import numpy as np
+import pytest
+import skimage.data
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.ndimage import gaussian_filter
+from skimage.measure import label
+
+from dynaseg import segment
+from dynaseg.images import load_image
+from dynaseg.labels import regions
+from dynaseg.outlines import (SCALES, MergeTree, _Regions, basins, cut, means, merge_order, neighbour_steps, perceived, region_graph, resized, shrunk,
+                              slope, texture)
+
+
+@pytest.fixture(scope="module")
+def scene():
+    "A photo of (100, 150) pixels, its basins and their graph."
+    image = load_image(skimage.data.astronaut()[:200:2, 100:400:2])
+    patches = basins(perceived(image))
+    return image, patches, region_graph(patches, perceived(image))
+
+
+small_maps = arrays(np.int64, st.tuples(st.integers(2, 6), st.integers(2, 6)), elements=st.integers(0, 3)).map(regions)
+
+
+@given(small_maps, st.integers(0, 2**32 - 1))
+def test_the_graph_counts_every_pair_of_neighbours(patches, seed):
+    colours = np.random.default_rng(seed).random((*patches.shape, 3)).astype(np.float32)
+    graph, ((across, across2), (down, down2)) = region_graph(patches, colours), zip(*(neighbour_steps(colours, sigma) for sigma in SCALES))
+    inner, border = np.zeros((patches.max() + 1, 3)), {}
+    for (y, x), a in np.ndenumerate(patches):
+        for dy, dx, *steps in ((0, 1, across, across2), (1, 0, down, down2)):
+            if y + dy == patches.shape[0] or x + dx == patches.shape[1]: continue
+            b = patches[y + dy, x + dx]
+            line = inner[a] if a == b else border.setdefault((min(a, b), max(a, b)), np.zeros(4))
+            line[:] += (1, *(g[y, x] for g in steps), 1)[:len(line)]  # without a network, texture is 1
+    assert {tuple(e): tuple(np.round(l, 4)) for e, l in zip(graph.edges.tolist(), graph.border)} == {e: tuple(np.round(l, 4)) for e, l in border.items()}
+    np.testing.assert_allclose(graph.inner, inner, atol=1e-4)
+    np.testing.assert_allclose(graph.features, [colours[patches == a].mean(0) for a in range(patches.max() + 1)], atol=1e-5)
+
+
+def slow_steps(colours, sigma, axis):
+    "Step g from each pixel to the next one: the square root of how far the blurred colours of both are apart."
+    smooth = np.stack([gaussian_filter(band, sigma, mode="nearest") for band in np.moveaxis(colours.astype(float), -1, 0)], -1)
+    if axis: smooth = smooth.swapaxes(0, 1)
+    g = [[sum((a - b) ** 2 for a, b in zip(one, other)) ** 0.25 for one, other in zip(*lines)] for lines in zip(smooth, smooth[1:])]
+    return np.array(g).T if axis else np.array(g)
+
+
+@pytest.mark.parametrize("sigma", [0.6, 2.4])
+def test_steps_by_their_definition(sigma):
+    colours = np.random.default_rng(0).random((7, 9, 3)).astype(np.float32)
+    across, down = neighbour_steps(colours, sigma)
+    assert across.shape == (7, 8) and down.shape == (6, 9)
+    np.testing.assert_allclose(across, slow_steps(colours, sigma, 1), rtol=1e-3)
+    np.testing.assert_allclose(down, slow_steps(colours, sigma, 0), rtol=1e-3)
+
+
+def test_steps_on_a_ramp_by_hand():
+    "Two bands that rise by 0.03 and 0.04 from pixel to pixel: far from the border a blur changes nothing, and g is the root of 0.05."
+    colours = np.float32(np.arange(40)[None, :, None] * [0.03, 0.04]).repeat(30, 0)
+    for sigma in SCALES:
+        across, down = neighbour_steps(colours, sigma)
+        np.testing.assert_allclose(across[:, 15:25], 0.05**0.5, rtol=1e-4)
+        np.testing.assert_allclose(down, 0, atol=2e-3)
+
+
+def test_a_graph_by_hand():
+    """0 0 1
+       0 2 2: two pairs inside 0, one inside 2, none inside 1; borders of one, two and one pair."""
+    patches = np.array([[0, 0, 1], [0, 2, 2]])
+    colours = np.random.default_rng(1).random((2, 3, 2)).astype(np.float32)
+    graph = region_graph(patches, colours)
+    assert graph.sizes.tolist() == [3, 1, 2] and graph.inner[:, 0].tolist() == [2, 0, 1]
+    assert graph.edges.tolist() == [[0, 1], [0, 2], [1, 2]] and graph.border[:, 0].tolist() == [1, 2, 1]
+    for column, sigma in ((1, 0.6), (2, 2.4)):  # fine, broad
+        across, down = slow_steps(colours, sigma, 1), slow_steps(colours, sigma, 0)
+        inner = [across[0, 0] + down[0, 0], 0, across[1, 1]]
+        border = [across[0, 1], across[1, 0] + down[0, 1], down[0, 2]]
+        np.testing.assert_allclose(graph.inner[:, column], inner, rtol=1e-3)
+        np.testing.assert_allclose(graph.border[:, column], border, rtol=1e-3)
+    assert graph.border[:, 3].tolist() == [1, 2, 1]  # without a network the texture is 1 everywhere
+    np.testing.assert_allclose(graph.features, [(colours[0, 0] + colours[0, 1] + colours[1, 0]) / 3, colours[0, 2], (colours[1, 1] + colours[1, 2]) / 2], rtol=1e-6)
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 4), st.integers(0, 99))
+def test_basins_are_pieces_numbered_from_0(h, w, bands, seed):
+    colours = np.random.default_rng(seed).random((h, w, bands)).astype(np.float32)
+    patches = basins(colours)
+    assert patches.shape == (h, w) and np.unique(patches).tolist() == list(range(patches.max() + 1))
+    assert label(patches, background=-1, connectivity=1).max() == patches.max() + 1
+
+
+def test_basins_meet_on_the_crest():
+    "Two flat halves: the slope is highest between them, and nowhere else does a patch end."
+    image = np.zeros((20, 30, 1)); image[:, 13:] = 1
+    assert slope(image, 0.7)[10].argmax() in (12, 13)
+    assert (np.diff(basins(image), axis=1) != 0).sum(0).nonzero()[0].tolist() == [12]
+
+
+def test_a_photo_of_many_pixels_is_shrunk():
+    assert shrunk(np.zeros((900, 1200, 2), np.float32)).shape == (547, 730, 2)
+    small = np.random.default_rng(0).random((9, 8, 3)).astype(np.float32)
+    assert np.array_equal(shrunk(small), small)
+    np.testing.assert_allclose(resized(np.ones((6, 8, 2), np.float32), (3, 4)), 1, rtol=1e-6)
+
+
+def test_features_hold_colours_and_the_distribution_of_labels():
+    patches, colours = np.array([[0, 0, 1]]), np.zeros((1, 3, 3), np.float32)
+    soft = np.float32([[[1, 0], [0, 1], [0, 1]]])
+    np.testing.assert_allclose(region_graph(patches, colours, soft).features[:, 3:], [[0.5**0.5 / 2] * 2, [0, 0.5]], atol=1e-6)
+
+
+@pytest.mark.parametrize("h, w, q", [(1, 1, 1), (1, 9, 2), (9, 2, 3), (14, 11, 5)])
+def test_texture_by_its_definition(h, w, q):
+    "Windows of labels left and right of each pixel, above and below it; at the border of the picture the last ones there are."
+    soft = np.random.default_rng(0).dirichlet(np.ones(q), (h, w)).astype(np.float32)
+    found, window = texture(soft, sigma=1.5, reach=2), np.stack([gaussian_filter(soft[..., i], 1.5, mode="nearest") for i in range(q)], -1)
+    def hellinger(one, other): return np.sqrt(sum((np.sqrt(a) - np.sqrt(b)) ** 2 for a, b in zip(one, other)))
+    for (y, x), value in np.ndenumerate(found):
+        across = hellinger(window[y, max(x - 2, 0)], window[y, min(x + 2, w - 1)])
+        down = hellinger(window[max(y - 2, 0), x], window[min(y + 2, h - 1), x])
+        assert value == pytest.approx((across**2 + down**2) ** 0.5, abs=1e-4) and 0 <= value <= 2
+
+
+def test_borders_hold_the_texture_along_them():
+    "Of a softmax of half the size; both pixels of a pair have a share."
+    patches = np.repeat([[0, 1]], 20, 0).repeat(20, 1)
+    soft = np.eye(2, dtype=np.float32)[(np.arange(20) >= 10).astype(int)][None].repeat(10, 0)
+    graph = region_graph(patches, np.zeros((20, 40, 3), np.float32), soft)
+    along = texture(soft)[0, 9:11]  # the border lies between them, and they are alike
+    assert graph.border[0, 0] == 20 and graph.border[0, 3] / 20 == pytest.approx(along.mean() + 0.01, rel=1e-3) and along[0] == pytest.approx(along[1], rel=1e-4)
+
+
+def test_a_border_between_two_mixtures_outlives_others():
+    "Two labels everywhere, and no step of colour that would tell: only how they are mixed changes, at one of three borders."
+    rng = np.random.default_rng(0)
+    patches = np.repeat([[0, 1, 2, 3]], 40, 0).repeat(40, 1)
+    colours = rng.normal(0, 0.1, (40, 160, 3)).astype(np.float32)
+    soft = np.eye(2, dtype=np.float32)[(rng.random((40, 160)) < np.where(np.arange(160) < 80, 0.2, 0.7)).astype(int)]
+    for network, alone in ((soft, True), (soft[:, ::-1].copy(), True), (np.ones((40, 160, 1), np.float32), False)):
+        graph = region_graph(patches, colours, network)
+        cost = _Regions(graph).cost
+        assert (cost.argmax() == 1 and cost[1] > 1.2 * np.delete(cost, 1).max()) == alone
+
+
+def slow_kappa(labels, colours, soft, a, b):
+    """What it costs to merge two regions, from the pixels: the formula of the notebook, written again.
+
+    Steps are square roots of distances of blurred colours; texture is 1 without a network."""
+    feature = [colours[labels == name].mean(0).tolist() for name in (a, b)]
+    if soft is not None: feature = [f + (np.sqrt(soft[labels == name].mean(0)) / 2).tolist() for f, name in zip(feature, (a, b))]
+    distance = sum((one - other) ** 2 for one, other in zip(*feature)) ** 0.5
+    contrast = []
+    for sigma in (0.6, 2.4):
+        every, inside, between = [], {a: [], b: []}, []
+        for axis in (0, 1):
+            steps = slow_steps(colours, sigma, axis)
+            for (y, x), g in np.ndenumerate(steps):
+                ends = {labels[y, x], labels[y + (axis == 0), x + (axis == 1)]}
+                every.append(g)
+                if ends == {a, b}: between.append(g)
+                elif len(ends) == 1 and ends <= {a, b}: inside[ends.pop()].append(g)
+        mean = lambda values: sum(values) / max(len(values), 1)
+        contrast.append(mean(between) / (min(mean(inside[a]), mean(inside[b])) + mean(every) + 1e-6))
+    return contrast[0] * contrast[1] ** 0.5 * distance**0.15
+
+
+def slow_order(labels, colours, soft=None):
+    "The cost of every merge, one at a time and everything computed anew from the pixels."
+    labels, costs = labels.copy(), []
+    while labels.max() != labels.min():
+        touching = {tuple(sorted(pair)) for one, other in ((labels[:, :-1], labels[:, 1:]), (labels[:-1], labels[1:]))
+                    for pair in zip(one[one != other].tolist(), other[one != other].tolist())}
+        cost, (a, b) = min((slow_kappa(labels, colours, soft, *pair), pair) for pair in touching)
+        costs.append(cost)
+        labels[labels == b] = a
+    return costs
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_merges_are_those_of_a_slow_reference(seed):
+    "With a share of nothing a round does a single merge. The reference shares no code with the library."
+    rng = np.random.default_rng(seed)
+    patches = regions(rng.integers(0, 3, (5, 6)))
+    colours = rng.random((5, 6, 3)).astype(np.float32)
+    costs = np.array(slow_order(patches, colours))
+    tree = merge_order(region_graph(patches, colours), share=1e-9)
+    np.testing.assert_allclose(tree.levels, np.maximum.accumulate(costs) / np.quantile(costs, 0.9), rtol=2e-3)
+
+
+def test_texture_and_calm_have_their_powers():
+    """Two borders by hand. Both regions of the first pair are calm, of the second one is: the calmer one counts. Texture 1 against 32 is a factor 2 in kappa."""
+    graph = region_graph(np.array([[0, 0, 1, 1]]), np.float32([[[0], [1], [5], [6]]]))
+    for column, value in ((1, 4.0), (2, 4.0)): graph.border[0, column] = value  # one pair on the border: its steps are 4
+    graph.inner[:] = [[1, 1, 2], [1, 3, 1]]  # mean steps inside: fine 1 and 3, broad 2 and 1
+    whole = _Regions(graph)
+    fine, broad = (1 + 3 + 4) / 3, (2 + 1 + 4) / 3  # mean steps of the whole, over three pairs
+    distance = abs(0.5 - 5.5)
+    expected = 4 / (1 + fine) * (4 / (1 + broad)) ** 0.5 * distance**0.15
+    assert whole.cost[0] == pytest.approx(expected, rel=1e-5)
+    graph.border[0, 3] = 32
+    assert _Regions(graph).cost[0] == pytest.approx(2 * expected, rel=1e-5)
+
+
+def test_joining_adds_everything_up():
+    "0 and 1 become one: pixels, features, pairs and steps, with those of the border between; both borders to 2 become one."
+    patches = np.array([[0, 1], [2, 2]])
+    colours = np.float32([[[0.1], [0.5]], [[0.9], [0.9]]])
+    graph = region_graph(patches, colours)
+    whole = _Regions(graph)
+    whole.join(np.array([0, 0, 2]))
+    assert whole.table[0, 0] == 2 and whole.table[0, 4] / 2 == pytest.approx(0.3)
+    np.testing.assert_allclose(whole.table[0, 1:4], graph.border[0, :3])  # the pair between them lies inside now
+    assert whole.ends.tolist() == [[0, 2]] and whole.border[0, 0] == 2
+    np.testing.assert_allclose(whole.border[0], graph.border[1] + graph.border[2])
+
+
+def components(n, edges):
+    "Sets of connected places, by walking."
+    near = {i: set() for i in range(n)}
+    for a, b in edges:
+        near[a].add(b)
+        near[b].add(a)
+    parts, left = [], set(range(n))
+    while left:
+        part, todo = set(), [left.pop()]
+        while todo:
+            a = todo.pop()
+            part.add(a)
+            todo += near[a] & left
+            left -= near[a]
+        parts.append(frozenset(part))
+    return set(parts)
+
+
+def as_sets(ids): return {frozenset(np.flatnonzero(ids == i).tolist()) for i in np.unique(ids)}
+
+
+pictures = st.tuples(st.integers(0, 10**6), st.integers(0, 2))
+
+
+def picture(seed, kind):
+    "Noise, flat parts with ties, or a mosaic."
+    rng = np.random.default_rng(seed)
+    h, w = rng.integers(4, 30, 2)
+    if kind == 0: return rng.random((h, w, 3), np.float32)
+    if kind == 1: return (rng.integers(0, 3, (h, w, 1)) / 2).astype(np.float32)
+    return np.kron(rng.random((h // 4 + 1, w // 4 + 1, 3)), np.ones((4, 4, 1))).astype(np.float32)
+
+
+@given(pictures, st.floats(0, 2), st.integers(0, 60))
+def test_claims_about_the_tree(which, level, min_size):
+    colours = perceived(picture(*which))
+    patches = basins(colours)
+    n = patches.max() + 1
+    graph = region_graph(patches, colours)
+    tree = merge_order(graph)
+    assert tree.edges.shape == (n - 1, 2) and (np.diff(tree.levels) >= 0).all()
+    touching = set(map(tuple, graph.edges.tolist()))
+    assert all(tuple(sorted(edge)) in touching for edge in tree.edges.tolist())
+    assert len(components(n, tree.edges.tolist())) == 1  # it spans all patches
+    kept = [edge for edge, l, small in zip(tree.edges.tolist(), tree.levels, tree.small) if l <= level or small < min_size]
+    parts = cut(tree, level, min_size=min_size)
+    assert as_sets(parts) == components(n, kept)
+    pixels = parts[patches]
+    assert label(pixels, background=-1, connectivity=1).max() == parts.max() + 1  # each segment is in one piece
+    assert np.bincount(pixels.ravel()).min() >= min_size or parts.max() == 0
+    coarse = cut(tree, 1.5 * level, min_size=min_size)
+    assert len(np.unique(np.stack([parts, coarse]), axis=1).T) == parts.max() + 1  # no fine segment lies in two coarse ones
+    group = [{i} for i in range(n)]
+    for (a, b), small in zip(tree.edges.tolist(), tree.small):
+        assert small == min(graph.sizes[list(group[a])].sum(), graph.sizes[list(group[b])].sum())
+        whole = group[a] | group[b]
+        for i in whole: group[i] = whole
+
+
+@given(pictures, st.integers(1, 40))
+def test_as_many_segments_as_asked_for(which, wanted):
+    colours = perceived(picture(*which))
+    patches = basins(colours)
+    tree = merge_order(region_graph(patches, colours))
+    n = min(wanted, patches.max() + 1)
+    fine = cut(tree, n_segments=n, min_size=5)
+    assert fine.max() + 1 == n == label(fine[patches], background=-1, connectivity=1).max()
+    if n > 1: assert len(np.unique(np.stack([fine, cut(tree, n_segments=n - 1, min_size=5)]), axis=1).T) == n
+
+
+def test_a_cut_by_hand():
+    "A chain of four: merges at .5, 1 and 2; the second one joins a speck of 3 pixels."
+    tree = MergeTree(np.array([[0, 1], [2, 3], [1, 2]]), np.array([0.5, 1, 2]), np.array([10.0, 3, 20]))
+    assert as_sets(cut(tree, 0.5)) == {frozenset({0, 1}), frozenset({2}), frozenset({3})}
+    assert as_sets(cut(tree, 1)) == {frozenset({0, 1}), frozenset({2, 3})}
+    assert as_sets(cut(tree, 0, min_size=4)) == {frozenset({0}), frozenset({1}), frozenset({2, 3})}
+    assert as_sets(cut(tree, 0, min_size=3)) == {frozenset({i}) for i in range(4)}
+    assert as_sets(cut(tree, n_segments=3, min_size=4)) == {frozenset({0}), frozenset({1}), frozenset({2, 3})}
+
+
+def test_rounds_stay_close_to_single_merges(scene):
+    "On a photo: the levels at which half and a tenth of the patches are left differ by a few per cent."
+    one, rounds = (merge_order(scene[2], share) for share in (1e-9, 0.01))
+    for share in (0.5, 0.9): assert np.quantile(rounds.levels, share) == pytest.approx(np.quantile(one.levels, share), rel=0.05)
+
+
+def test_merging_takes_few_rounds_whatever_the_picture(monkeypatch):
+    "Grain makes stars, one region with hundreds of neighbours. A round merges a share of the borders even so: rounds grow like a logarithm."
+    rounds = []
+    class Counted(_Regions):
+        def join(self, target):
+            rounds[-1] += 1
+            super().join(target)
+    monkeypatch.setattr("dynaseg.outlines._Regions", Counted)
+    patches = []
+    for n in (150, 300):
+        grain = perceived(np.random.default_rng(0).gamma(1, 60, (n, n, 1)).clip(0, 255).astype(np.float32) / 255)
+        graph = region_graph(basins(grain), grain)
+        rounds.append(0)
+        patches.append(len(graph.sizes))
+        merge_order(graph)
+    assert patches[1] > 3.5 * patches[0] and rounds[1] < 1.6 * rounds[0]
+
+
+def test_a_strong_border_outlives_weak_ones():
+    image = np.full((12, 30, 1), 0.3, np.float32)
+    image[:, 10:] = 0.33
+    image[:, 20:] = 0.8
+    patches = np.repeat([[0, 1, 2]], 12, 0).repeat(10, 1)
+    tree = merge_order(region_graph(patches, perceived(image)))
+    assert set(tree.edges[0]) == {0, 1}
+
+
+def test_a_border_counts_for_less_among_texture():
+    rng = np.random.default_rng(0)
+    image = np.full((40, 40, 1), 0.5, np.float32)
+    image[:, 10:20] += 0.1  # above and below, the same step; below there is noise as well
+    image[20:] += rng.normal(0, 0.1, (20, 40, 1))
+    patches = np.zeros((40, 40), int)
+    patches[:20, 10:], patches[20:] = 1, 2
+    patches[20:, 10:] = 3
+    graph = region_graph(patches, perceived(image.clip(0, 1)))
+    cost = dict(zip(map(tuple, graph.edges.tolist()), _Regions(graph).cost))
+    assert cost[0, 1] > cost[2, 3]
+
+
+def test_contrast_does_not_matter():
+    image = load_image(skimage.data.coffee()[::4, ::4])
+    colours = perceived(image)
+    patches = basins(colours)
+    assert (patches == basins(4 * colours)).all()
+    one, other = (cut(merge_order(region_graph(patches, c)), 1.3) for c in (colours, 4 * colours))
+    assert (one == other).mean() > 0.98  # the same up to rounding
+
+
+def test_means_of_any_maps():
+    np.testing.assert_allclose(means(np.array([[0, 1, 1]]), np.array([[[1.0, 2], [3, 4], [5, 8]]])), [[1, 2], [4, 6]])
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 7])
+def test_any_number_of_bands(bands, quick):
+    image = np.random.default_rng(0).random((30, 40, bands)).astype(np.float32)
+    image[:, 20:] *= 0.3
+    seg = segment(image, preset="segments", **quick)
+    assert seg.labels.shape == (30, 40) and label(seg.labels, background=-1, connectivity=1).max() == seg.n_clusters
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 3), (1, 9, 3), (9, 1, 1), (2, 2, 3)])
+def test_tiny_and_flat_images(shape, quick):
+    for image in (np.full(shape, 0.4, np.float32), np.random.default_rng(0).random(shape).astype(np.float32)):
+        assert segment(image, preset="segments", **quick).labels.shape == shape[:2]
+
+
+@pytest.mark.parametrize("shape", [(30, 40, 3), (600, 700, 3), (30, 40, 1), (600, 700, 2)])
+def test_one_colour_is_one_segment(shape, quick):
+    assert segment(np.full(shape, 0.3, np.float32), preset="segments", **quick | dict(min_labels=None, max_pixels=2000)).n_clusters == 1
+
+
+def test_above_400_000_pixels_segments_are_enlarged(quick):
+    image = np.zeros((600, 700, 3), np.uint8)
+    image[:, 350:] = 255
+    seg = segment(image, preset="segments", **quick | dict(max_pixels=2000))
+    assert seg.labels.shape == (600, 700) and (seg.labels[:, 10] != seg.labels[:, -10]).all()
+
+
+def test_what_the_network_has_learnt_counts(scene):
+    image, patches, graph = scene
+    soft = np.zeros((*patches.shape, 2), np.float32)
+    soft[:, :75, 0] = soft[:, 75:, 1] = 1
+    tree = merge_order(region_graph(patches, perceived(image), soft))
+    halves = cut(tree, n_segments=2)[patches]
+    assert not np.allclose(tree.levels, merge_order(graph).levels)
+    assert len(np.unique(halves)) == 2

@@ -1,0 +1,120 @@
+"""Measure segmentation from strokes: DYNASEG_DATA=... python tools/strokes.py [--seeds 0,1,2] [--every 1]
+
+Strokes are drawn by code from the ground truth of VOC2012's photos, one for each connected region of a class, at random but the same for the
+same seed; and taken from the folder `scribbles`, if there is one. Every method gets the same strokes and is scored by the mean IoU over the
+classes of the photo. Rows go to nbs/results/strokes.csv; what the file has is not done again.
+"""
+import argparse
+import csv
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy.ndimage import distance_transform_edt, label
+from skimage.filters import gaussian, sobel
+from skimage.graph import route_through_array
+from skimage.segmentation import random_walker, watershed
+
+from dynaseg import segment
+from dynaseg.datasets import VOC2012
+
+ROOT = Path(__file__).resolve().parent.parent
+FILE = ROOT / "nbs" / "results" / "strokes.csv"
+COLUMNS = ("set", "image", "seed", "method", "miou", "seconds")
+VOID = 255
+LEAST = 0.005  # share of the photo that a region has at least to get a stroke
+
+
+def strokes_of(truth, seed):
+    "(H, W) the class + 1 on strokes of three pixels' width, 0 elsewhere."
+    rng = np.random.default_rng(seed)
+    strokes = np.zeros(truth.shape, int)
+    for name in np.unique(truth[truth != VOID]):
+        parts, n = label(truth == name)
+        for part in range(1, n + 1):
+            region = parts == part
+            if region.sum() >= LEAST * truth.size: strokes[_stroke(region, rng)] = name + 1
+    return strokes
+
+
+def _stroke(region, rng):
+    "A way between two random places inside a region that keeps away from its border, (H, W) bool."
+    depth = distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
+    inside = np.argwhere(depth >= min(5, 0.6 * depth.max()))
+    start, end = inside[rng.choice(len(inside), 2)]
+    cost = np.where(region, 1 + 20 / depth.clip(1), 1e6)
+    way = np.array(route_through_array(cost, start, end)[0])
+    line = np.ones(region.shape, bool)
+    line[way[:, 0], way[:, 1]] = False
+    return (distance_transform_edt(line) <= 1.5) & region
+
+
+def by_watershed(image, strokes):
+    return watershed(sobel(gaussian(image.mean(-1), 1)), strokes)
+
+
+def by_random_walker(image, strokes):
+    names = np.unique(strokes[strokes > 0])  # it numbers what it returns from 1
+    return names[random_walker(image, strokes, mode="cg_j", channel_axis=-1) - 1]
+
+
+def mean_iou(labels, truth):
+    counts = truth != VOID
+    ious = []
+    for name in np.unique(truth[counts]):
+        found, true = (labels == name + 1) & counts, truth == name
+        ious.append((found & true).sum() / (found | true).sum())
+    return float(np.mean(ious))
+
+
+def timed(method, *given):
+    start = time.perf_counter()
+    return method(*given), time.perf_counter() - start
+
+
+def rows_of(image, truth, strokes):
+    "(method, labels, seconds) of every method; `fit` is what the seeded cut needs once before the first stroke."
+    seg, fit = timed(lambda: segment(image, progress=False))
+    seg.at(n_segments=2)
+    yield "fit", None, fit
+    yield "seeded", *timed(lambda: seg.seeded(strokes).labels)
+    yield "watershed", *timed(by_watershed, image, strokes)
+    yield "random walker", *timed(by_random_walker, image, strokes)
+
+
+def photos(seeds, every):
+    "(set, name, seed, image, truth, strokes) of everything to be scored."
+    records = VOC2012(Path(os.environ["DYNASEG_DATA"]) / "VOCdevkit")
+    for seed in seeds:
+        for record in list(records)[::every]: yield "strokes by code", record.name, seed, record.image, record.ground_truths[0], strokes_of(record.ground_truths[0], seed)
+    by_name = {record.name: record for record in records}
+    for file in sorted((Path(os.environ["DYNASEG_DATA"]) / "scribbles").glob("*_scribble.png")):
+        name = file.stem.removesuffix("_scribble")
+        if name not in by_name: continue
+        drawn = np.array(Image.open(file)).astype(int)
+        record = by_name[name]
+        yield "scribbles", name, 0, record.image, record.ground_truths[0], np.where(drawn == VOID, 0, drawn + 1)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--every", type=int, default=1, help="every so many photos")
+    args = parser.parse_args()
+    rows = list(csv.DictReader(FILE.open())) if FILE.exists() else []
+    done = {(row["set"], row["image"], row["seed"]) for row in rows}
+    with FILE.open("a", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        if not rows: table.writerow(COLUMNS)
+        for kind, name, seed, image, truth, strokes in photos(map(int, args.seeds.split(",")), args.every):
+            if (kind, name, str(seed)) in done or len(np.unique(strokes[strokes > 0])) < 2: continue
+            for method, labels, seconds in rows_of(image, truth, strokes):
+                score = "" if labels is None else f"{mean_iou(labels, truth):.5f}"
+                table.writerow([kind, name, seed, method, score, f"{seconds:.3f}"])
+            file.flush()
+
+
+if __name__ == "__main__":
+    main()
