@@ -161,7 +161,9 @@ def _depth(
     "Bits a band in the file where it has more than 8, else 8."
     how = str(img.tile[0][3]) if getattr(img, "tile", None) else ""
     if ";16" in how: return 16
-    if img.format == "PPM" and img.tile: return max(8, int(img.tile[0][3][-1]).bit_length()) if isinstance(img.tile[0][3], tuple) else 8
+    if img.format == "PPM" and img.tile:
+        options = img.tile[0][3]
+        return max(8, int(options[-1]).bit_length()) if isinstance(options, tuple) else 8
     if img.format in ("JPEG2000", "AVIF"): return _depth_in_header(img)
     return 8
 
@@ -201,6 +203,50 @@ def _deep_ppm(
     "All bits: big-endian numbers, one after the other, behind the header."
     width, height = img.size
     return np.frombuffer(data, ">u2", width * height * 3, img.tile[0][2]).reshape(height, width, 3)
+
+# %% ../nbs/00_images.ipynb #img-bare-png
+_PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT") # the chunks without which the pictures would be others
+_JPEG_TEXT = (*range(0xE1, 0xEE), 0xEF, 0xFE) # markers of segments that are notes; of the others APP0 and APP14 say how colours are stored
+
+
+def _bare_png(
+    data: bytes, # of a PNG file
+    note: bool = False, # whether to keep EXIF, which has the orientation
+) -> bytes:
+    "The file without its metadata."
+    bare = [data[:8]]
+    at = 8
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at:at + 4], "big")
+        kind = data[at + 4:at + 8]
+        if kind in _PNG_PIXELS or note and kind == b"eXIf": bare.append(data[at:end])
+        at = end
+    return b"".join(bare)
+
+
+def _bare_jpeg(
+    data: bytes, # of a JPEG file
+    note: bool = False, # whether to keep EXIF, which has the orientation
+) -> bytes:
+    "The file without its metadata."
+    bare = [data[:2]]
+    at = 2
+    while data[at:at + 1] == b"\xff" and data[at + 1] != 0xDA: # up to the pixels
+        end = at + 2 + int.from_bytes(data[at + 2:at + 4], "big")
+        if data[at + 1] not in _JPEG_TEXT or note and data[at + 4:at + 8] == b"Exif": bare.append(data[at:end])
+        at = end
+    return b"".join([*bare, data[at:]])
+
+
+def _patiently(read, source):
+    "read(source); where that fails, read(the same PNG or JPEG file without metadata)."
+    try: return read(source)
+    except Exception:
+        data = source.read_bytes() if isinstance(source, Path) else source.getvalue()
+        strip = _bare_png if data.startswith(b"\x89PNG") else _bare_jpeg if data.startswith(b"\xff\xd8") else None
+        if strip is None: raise
+        try: return read(io.BytesIO(strip(data, note=True)))
+        except Exception: return read(io.BytesIO(strip(data)))
 
 # %% ../nbs/00_images.ipynb #img-photo
 def _from_photo(
@@ -569,14 +615,18 @@ class _Series:
         self.outer = counts.index(len(series.pages)) if apart and len(series.pages) in counts else None # so many axes count stored pictures
 
     def __getitem__(self, where):
-        if self.outer is None: return self.series.asarray().reshape(self.shape)[where]
+        if self.outer is None:
+            stored = self.series.size * self.dtype.itemsize
+            if self.series.dataoffset is not None and self.series.dataoffset + stored > self.size: raise ValueError("the file is cut short")
+            return self.series.asarray().reshape(self.shape)[where]
         numbers = np.arange(len(self.series.pages)).reshape(self.shape[:self.outer])[where[:self.outer]]
         stored = [self.picture(self.series.pages[int(i)]) for i in np.ravel(numbers)]
         stacked = np.stack(stored).reshape(*np.shape(numbers), *self.shape[self.outer:])
         return stacked[(*(slice(None) for _ in np.shape(numbers)), *where[self.outer:])]
 
     def picture(self, ifd):
-        "One stored picture. Raises if it is cut short."
+        "One stored picture. Raises if it is cut short or suspiciously large."
+        _checked_ifd(ifd.keyframe, self.size)
         _check_uncut(ifd, self.size)
         return ifd.asarray()
 
@@ -660,7 +710,9 @@ def _plain_tiff(tif, source, name):
     def page(k):
         _checked_ifd(pictures[k], tif.filehandle.size)
         raw = _stored(lambda: _one_ifd(pictures[k]), source, pictures[k])
-        if len(masks) == len(pictures): raw = raw._replace(valid=_one_ifd(masks[k]) != 0)
+        if len(masks) == len(pictures):
+            _checked_ifd(masks[k], tif.filehandle.size)
+            raw = raw._replace(valid=_one_ifd(masks[k]) != 0)
         return raw._replace(facts=raw.facts | {"axes": "YXC"[:raw.numbers.ndim]})
     return _Stack(len(pictures), page, name)
 
@@ -683,50 +735,6 @@ def _series_stack(series, axes, source, facts):
         raw = _stored(lambda: _take(a, a.axes, k), source, ifd, alone)
         return raw._replace(facts=raw.facts | facts | {"axes": a.axes})
     return _Stack(count_of_pages(a.shape, a.axes), page, "")
-
-# %% ../nbs/00_images.ipynb #img-bare-png
-_PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT") # the chunks without which the pictures would be others
-_JPEG_TEXT = (*range(0xE1, 0xEE), 0xEF, 0xFE) # markers of segments that are notes; of the others APP0 and APP14 say how colours are stored
-
-
-def _bare_png(
-    data: bytes, # of a PNG file
-    note: bool = False, # whether to keep EXIF, which has the orientation
-) -> bytes:
-    "The file without its metadata."
-    bare = [data[:8]]
-    at = 8
-    while at + 12 <= len(data):
-        end = at + 12 + int.from_bytes(data[at:at + 4], "big")
-        kind = data[at + 4:at + 8]
-        if kind in _PNG_PIXELS or note and kind == b"eXIf": bare.append(data[at:end])
-        at = end
-    return b"".join(bare)
-
-
-def _bare_jpeg(
-    data: bytes, # of a JPEG file
-    note: bool = False, # whether to keep EXIF, which has the orientation
-) -> bytes:
-    "The file without its metadata."
-    bare = [data[:2]]
-    at = 2
-    while data[at:at + 1] == b"\xff" and data[at + 1] != 0xDA: # up to the pixels
-        end = at + 2 + int.from_bytes(data[at + 2:at + 4], "big")
-        if data[at + 1] not in _JPEG_TEXT or note and data[at + 4:at + 8] == b"Exif": bare.append(data[at:end])
-        at = end
-    return b"".join([*bare, data[at:]])
-
-
-def _patiently(read, source):
-    "read(source); where that fails, read(the same PNG or JPEG file without metadata)."
-    try: return read(source)
-    except Exception:
-        data = source.read_bytes() if isinstance(source, Path) else source.getvalue()
-        strip = _bare_png if data.startswith(b"\x89PNG") else _bare_jpeg if data.startswith(b"\xff\xd8") else None
-        if strip is None: raise
-        try: return read(io.BytesIO(strip(data, note=True)))
-        except Exception: return read(io.BytesIO(strip(data)))
 
 # %% ../nbs/00_images.ipynb #img-photo-stack
 def _photo_stack(
@@ -810,7 +818,10 @@ def _file_stack(
         stack = _tiff_or_none(source, name, axes, files) if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") else _photo_stack(source, name, axes)
         stack = stack or _with_remark(_photo_stack(source, name, axes), "The file is damaged: perhaps not all of its pictures were found.")
     def page(k):
-        with _in_words(*words), _quiet(): return stack.page(k)
+        with _in_words(*words), _quiet():
+            raw = stack.page(k)
+            if raw.numbers.size == 0: raise ValueError("no pixels in it")
+            return raw
     return stack._replace(page=page)
 
 
@@ -905,7 +916,8 @@ def _without_data(
     finite = np.isfinite(a) if a.dtype.kind == "f" else True
     if not np.all(finite):
         bad = ~finite.all(-1) & ~out
-        if bad.any(): remarks.append(f"{int(bad.sum())} pixels have values that are NaN or infinite: they are left out.")
+        if bad.any(): remarks.append(f"{int(bad.sum())} pixels hold {int((~finite).sum())} values that are NaN or infinite: they "
+                                     "are left out.")
         out = out | bad
     declared = raw.facts.get("nodata") if nodata is None else nodata
     if declared is not None and declared is not False: return out | _is_fill(a, declared), remarks
