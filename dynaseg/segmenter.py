@@ -373,10 +373,10 @@ def segment(
     mu: float | None = None, # mu of the weight, in labels; None: the preset's
     min_labels: str | int | None = "silhouette", # floor for q' at which the fit stops: "silhouette" (opt_nC), a number, or None
     on: one_of("image", "features") = "image", # what the silhouette phase looks at: colours, or the network's features before the fit
-    T: whole(1) = None, # T, updates at most
     M: whole(1) = None, # M, convolution blocks
     p: whole(1) = None, # p, feature channels
     q: whole(2) = None, # q, response channels: the most labels there can be
+    T: whole(1) = None, # T, updates at most
     lr: number(TINY, words="a finite number above 0") = None, # learning rate of SGD
     momentum: number(0, 1 - 2**-53, "a number of at least 0 and below 1") = None, # momentum of SGD
     weight_decay: number(0) = None, # weight decay of SGD

@@ -22,7 +22,6 @@ from dynaseg.batch import ROW, Claims, Manifest, Summary, differences, find_imag
 from dynaseg.images import InputError
 from dynaseg.segmenter import check_settings
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 import faults  # noqa: E402
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")

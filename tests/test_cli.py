@@ -284,8 +284,8 @@ def test_each_bad_file_gets_one_line_and_the_others_are_done(cli, folder):
 
 
 def test_an_address_is_its_own_error(cli, folder):
-    code, out, err = cli("segment", "https://a.example/photo.png", "photo.png", *SMALL)
-    assert code == 1 and out.startswith("photo.png: ") and "'https://a.example/photo.png' is an address" in err
+    code, out, err = cli("segment", "https://a.example/other.png", "photo.png", *SMALL)
+    assert code == 1 and out.startswith("photo.png: ") and "'https://a.example/other.png' is an address" in err
 
 
 def test_a_mistake_in_a_process_of_its_own(process, folder):
