@@ -848,7 +848,7 @@ class Explorer(Panel):
         self.show()
         updates = len(fitted.history["loss"]) - 1
         self.say(f"{self._count()} after {updates} updates, {fitted.seconds:.1f} s; stopped: {fitted.stop_reason}; "
-                 f"floor: {fitted.floor}. {notes}")
+                 f"{'no floor' if fitted.floor is None else f'floor: {fitted.floor}'}. {notes}")
 
     def draw(self,
         step: Step, # the newest
