@@ -415,7 +415,8 @@ class Granularity:
     ):
         self.changed = changed
         self.count = widgets.ToggleButtons(options=[*_COUNTS], style=dict(button_width="auto"))
-        self.n_segments = widgets.SelectionSlider(options=_NUMBERS, value=40, description="segments", layout=_WIDTH)
+        self.n_segments = widgets.SelectionSlider(options=_NUMBERS, value=40, description="segments",
+                                                  layout=dict(width="440px", max_width="100%"))
         self.n_clusters = widgets.IntSlider(8, min=1, max=30, description="clusters", layout=_WIDTH)
         self.min_size = widgets.SelectionSlider(options=_LEAST, description="at least", layout=_WIDTH)
         self._quiet = False
@@ -636,7 +637,7 @@ class Tools:
     ):
         self.number = 0
         self.changed = changed
-        narrow = dict(width="auto")
+        narrow = dict(width="auto", height="34px")
         pointer = widgets.Button(description="choose", icon="mouse-pointer", tooltip="click a segment to choose it", layout=narrow)
         pens = [widgets.Button(description=f"pen {n}", icon="pencil", tooltip=f"draw strokes with pen {n}", layout=narrow,
                                style=dict(button_color=pen_colour(n), text_color="#ffffff")) for n in range(1, 6)]
