@@ -1,4 +1,4 @@
-"""JupyterLab in a real browser: a small notebook calls `explore`; a fit runs, the picture changes, Stop stops it, an error is seen.
+"""JupyterLab in a real browser: a small notebook calls `explore`; a fit runs, the picture changes, Stop stops it.
 Then the mouse: the slider is dragged, segments are clicked and merged, strokes are drawn, and all of it is taken back.
 
 The browser is Debian's Chromium, driven by Playwright. Where there is none the tests skip and say so; in CI they fail.
@@ -18,9 +18,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = next((c for c in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if c), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-         "--disable-sync"]
-LACKING = [name for name in ("playwright", "jupyterlab", "ipykernel") if importlib.util.find_spec(name) is None] + ["Chromium"] * (CHROMIUM is None)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]
+LACKING = [name for name in ("playwright", "jupyterlab", "ipykernel") if importlib.util.find_spec(name) is None]
+LACKING += ["Chromium"] * (CHROMIUM is None)
 pytestmark = pytest.mark.skipif(bool(LACKING) and not os.environ.get("CI"), reason=f"needs {', '.join(LACKING)}")
 
 CODE = """
@@ -47,16 +48,20 @@ def lab(tmp_path_factory):
     folder = home / "work"
     folder.mkdir()
     cells = [nbformat.v4.new_code_cell(CODE.strip()), nbformat.v4.new_code_cell("panel.result.stop_reason")]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}), folder / "demo.ipynb")
+    kernel = {"name": "python3", "display_name": "Python 3"}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), folder / "demo.ipynb")
     (home / "config" / "labconfig").mkdir(parents=True)
-    (home / "config" / "labconfig" / "page_config.json").write_text('{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}')
+    quiet = '{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}'
+    (home / "config" / "labconfig" / "page_config.json").write_text(quiet)
     port = free_port()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), "JUPYTER_CONFIG_DIR": str(home / "config"),
-                   "JUPYTER_DATA_DIR": str(home / "data"), "JUPYTER_RUNTIME_DIR": str(home / "runtime"), "IPYTHONDIR": str(home / "ipython"), "OMP_NUM_THREADS": "1"}
+    places = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython"}
+    environment = {**os.environ, **{name: str(home / place) for name, place in places.items()}, "OMP_NUM_THREADS": "1",
+                   "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     with open(home / "log", "w") as log:
-        server = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--IdentityProvider.token=",
-                                   f"--ServerApp.root_dir={folder}", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"],
-                                  env=environment, stdout=log, stderr=log)
+        command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}",
+                   "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}",
+                   "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         wait_for(f"http://127.0.0.1:{port}/api", server, home / "log")
         yield f"http://127.0.0.1:{port}", folder
@@ -79,8 +84,8 @@ def page(lab, tmp_path_factory):
     "The notebook, open in the browser, with its first cell run."
     from playwright.sync_api import sync_playwright
     with sync_playwright() as p:
-        browser = p.chromium.launch_persistent_context(tmp_path_factory.mktemp("profile"), executable_path=CHROMIUM, headless=True, args=FLAGS,
-                                                       viewport={"width": 1280, "height": 1000})
+        browser = p.chromium.launch_persistent_context(tmp_path_factory.mktemp("profile"), executable_path=CHROMIUM,
+                                                       headless=True, args=FLAGS, viewport={"width": 1280, "height": 1000})
         browser.set_default_timeout(60_000)
         page = browser.pages[0]
         page.goto(f"{lab[0]}/doc/tree/demo.ipynb?reset")
@@ -96,7 +101,8 @@ def button(page, name): return page.locator(".jp-OutputArea-output button", has_
 def pictures(page):
     "The addresses of the pictures that are there and not broken: the one to touch, then the other."
     sources = "all => all.map(i => i.naturalWidth ? i.src : '')"
-    return [page.locator(f".jp-OutputArea-output {which}").evaluate_all(sources) for which in (".dynaseg-touch img", "img.widget-image")]
+    output = page.locator(".jp-OutputArea-output")
+    return [output.locator(which).evaluate_all(sources) for which in (".dynaseg-touch img", "img.widget-image")]
 
 
 def status(page): return page.locator("[role=status]").inner_text()
@@ -150,7 +156,11 @@ def test_save_writes_two_files_beside_the_notebook(page, lab):
 
 def code(page): return page.locator(".jp-OutputArea-output code").inner_text()
 def chosen(page): return labelled(page, "chosen").locator("input").input_value()
-def labelled(page, label): return page.locator(".jp-OutputArea-output .widget-inline-hbox", has=page.locator("label", has_text=label))
+
+
+def labelled(page, label):
+    "The widget with the label."
+    return page.locator(".jp-OutputArea-output .widget-inline-hbox", has=page.locator("label", has_text=label))
 
 
 def through(page, *places):
@@ -169,8 +179,9 @@ def test_the_slider_answers_while_it_is_dragged(page):
     until(page, lambda: status(page).startswith("40 segments"))
     page.evaluate("""() => { // every picture that is shown, counted in the page
         window.shown = new Set()
-        const panel = document.querySelector(".jp-OutputArea-output .dynaseg-pad")
-        new MutationObserver(() => window.shown.add(panel.querySelector("img")?.src)).observe(panel, {childList: true, subtree: true})
+        const pad = document.querySelector(".jp-OutputArea-output .dynaseg-pad")
+        const watcher = new MutationObserver(() => window.shown.add(pad.querySelector("img")?.src))
+        watcher.observe(pad, {childList: true, subtree: true})
     }""")
     handle = labelled(page, "segments").locator(".noUi-handle")
     handle.scroll_into_view_if_needed()
@@ -215,7 +226,8 @@ def test_two_strokes_and_back(page):
     button(page, "pen 2").click()
     page.wait_for_timeout(500)
     through(page, (0.6, 0.8), (0.9, 0.8))
-    until(page, lambda: code(page).endswith(".seeded(strokes)") and "2 clusters over" in page.locator(".dynaseg-pad").inner_text())
+    until(page, lambda: code(page).endswith(".seeded(strokes)"))
+    until(page, lambda: "2 clusters over" in page.locator(".dynaseg-pad").inner_text())
     for _ in range(2): button(page, "Undo").click()
     until(page, lambda: code(page) == before)
     button(page, "choose").click()
@@ -223,7 +235,7 @@ def test_two_strokes_and_back(page):
 
 def test_stop_stops(page):
     set_number(page, "updates T", 300)
-    page.locator(".jp-OutputArea-output .widget-dropdown", has=page.locator("label", has_text="floor")).locator("select").select_option("none")
+    labelled(page, "floor").locator("select").select_option("none")
     button(page, "Run").click()
     until(page, lambda: status(page).startswith("update "))
     assert button(page, "Run").is_disabled()
