@@ -31,7 +31,7 @@ from .images import InputError, load_image, to_tensor, working_size
 from .fit import Step
 from .labels import as_rgb, label_colours, label_picture, overlay, writing
 from .outlines import means
-from .segmenter import MU, PRESETS, Segmentation, segment
+from .segmenter import MU, PRESETS, SETTINGS, Segmentation, segment
 from .silhouette import silhouette_phase
 from .words import document
 
@@ -209,8 +209,8 @@ def row(
     *children: widgets.Widget, # from left to right
 ) -> widgets.Box:
     "A row that breaks where the page is narrow."
-    layout = widgets.Layout(display="flex", flex_flow="row wrap", align_items="flex-start", grid_gap="4px 12px", width="100%")
-    return widgets.Box(children, layout=layout)
+    breaking = dict(display="flex", flex_flow="row wrap", align_items="flex-start", grid_gap="4px 12px")
+    return widgets.Box(children, layout=widgets.Layout(**breaking, width="100%"))
 
 def folded_away(
     title: str, # to be seen
@@ -351,10 +351,10 @@ class Photo:
         self.choice.options = [*self.own, *PHOTOS] # which chooses the first
 
 # %% ../nbs/16_widgets.ipynb #c65f9659
-_MUS = sorted({1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 20.0, 30.0, 70.0, 100.0, 200.0, 300.0}.union(*(mus.values() for mus in MU.values())))
+_STEPS = (1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 20.0, 30.0, 70.0, 100.0, 200.0, 300.0)
+_MUS = sorted({*_STEPS, *(mu for mus in MU.values() for mu in mus.values())})
 _VARIANTS = [("FSF: w = q' / mu", "fsf"), ("SCF: w = mu / q'", "scf"), ("fixed: w = mu", "fixed")]
-_RESOLUTIONS = [("5,000 pixels", 5_000), ("10,000 pixels", 10_000), ("40,000 pixels", 40_000), ("160,000 pixels", 160_000),
-                ("full resolution", 0)]
+_RESOLUTIONS = [*((f"{n:,} pixels", n) for n in (5_000, 10_000, 40_000, 160_000)), ("full resolution", 0)]
 
 class Knobs:
     "The knobs of one fit; `settings()` is what `segment` wants to know."
@@ -415,7 +415,8 @@ class Granularity:
     ):
         self.changed = changed
         self.count = widgets.ToggleButtons(options=[*_COUNTS], style=dict(button_width="auto"))
-        self.n_segments = widgets.SelectionSlider(options=_NUMBERS, value=40, description="segments", layout=_WIDTH)
+        self.n_segments = widgets.SelectionSlider(options=_NUMBERS, value=40, description="segments",
+                                                  layout=dict(width="440px", max_width="100%"))
         self.n_clusters = widgets.IntSlider(8, min=1, max=30, description="clusters", layout=_WIDTH)
         self.min_size = widgets.SelectionSlider(options=_LEAST, description="at least", layout=_WIDTH)
         self._quiet = False
@@ -462,7 +463,8 @@ def call(
     "The call of `segment` with these settings, without those that are as they would be anyway."
     preset = settings.get("preset", "clusters")
     variant = settings.get("variant", "fsf")
-    usual = PRESETS[preset] | dict(preset="clusters", variant="fsf", mu=MU[preset][variant], min_labels="silhouette", seed=0)
+    usual = PRESETS[preset] | dict(preset="clusters", mu=MU[preset][variant])
+    usual |= {name: SETTINGS[name] for name in ("variant", "min_labels", "seed")}
     given = [f"{name}={value!r}" for name, value in settings.items() if name not in usual or usual[name] != value]
     return f"segment({', '.join(['photo', *given])})"
 
@@ -476,7 +478,7 @@ def path_of(
     try: places = tuple((float(x), float(y)) for x, y in (place.split(",") for place in text.split()[1:]))
     except ValueError: places = ()
     if not places or not np.isfinite(places).all():
-        raise InputError(f"{text[:40]!r} is no way of a mouse; expected the time and then places: '0 0.25,0.5 0.3,0.5'.")
+        raise InputError(f"{text[:40]!r} is no way of a mouse; expected the time, then places: '0 0.25,0.5 0.3,0.5'.")
     return tuple(map(tuple, np.clip(places, 0, 1).tolist()))
 
 def picked(
@@ -564,9 +566,12 @@ def facts(
 # %% ../nbs/16_widgets.ipynb #pad-code
 _DOWN = """event.preventDefault(); this.setPointerCapture(event.pointerId); this.path = []; this.onpointermove(event)"""
 _MOVE = """if (!this.path) return;
-const box = this.getBoundingClientRect(), line = this.querySelector('polyline'), view = line.ownerSVGElement.viewBox.baseVal;
-const x = (event.clientX - box.left) / box.width, y = (event.clientY - box.top) / box.height;
+const box = this.getBoundingClientRect();
+const x = (event.clientX - box.left) / box.width;
+const y = (event.clientY - box.top) / box.height;
 this.path.push(x.toFixed(4) + ',' + y.toFixed(4));
+const line = this.querySelector('polyline');
+const view = line.ownerSVGElement.viewBox.baseVal;
 line.setAttribute('points', line.getAttribute('points') + ' ' + x * view.width + ',' + y * view.height)"""
 _UP = """const field = this.closest('.dynaseg-pad').querySelector('.dynaseg-path input');
 if (!this.path || !field) return;
@@ -585,11 +590,14 @@ def touch_html(
     data = base64.b64encode(to_png(picture)).decode()
     handlers = {"down": _DOWN, "move": _MOVE, "up": _UP, "cancel": "this.path = null"}
     listening = " ".join(f'onpointer{name}="{" ".join(code.split())}"' for name, code in handlers.items())
-    line = f'fill="none" stroke="{pen or "none"}" stroke-width="{width:g}" stroke-linecap="round" stroke-linejoin="round"'
+    source = f'src="data:image/png;base64,{data}"'
+    image = f'<img alt="{escape(words)}" draggable="false" {source} style="display:block;width:100%">'
+    ends = 'stroke-linecap="round" stroke-linejoin="round"'
+    line = f'<polyline points="" fill="none" stroke="{pen or "none"}" stroke-width="{width:g}" {ends}/>'
     over = "position:absolute;left:0;top:0;width:100%;height:100%;pointer-events:none"
-    return (f'<div class="dynaseg-touch" style="position:relative;touch-action:none;cursor:{"crosshair" if pen else "pointer"}" {listening}>'
-            f'<img alt="{escape(words)}" draggable="false" src="data:image/png;base64,{data}" style="display:block;width:100%">'
-            f'<svg viewBox="0 0 {w} {h}" preserveAspectRatio="none" style="{over}"><polyline points="" {line}/></svg></div>')
+    drawing = f'<svg viewBox="0 0 {w} {h}" preserveAspectRatio="none" style="{over}">{line}</svg>'
+    style = f"position:relative;touch-action:none;cursor:{'crosshair' if pen else 'pointer'}"
+    return f'<div class="dynaseg-touch" style="{style}" {listening}>{image}{drawing}</div>'
 
 class Pad(widgets.VBox):
     "A picture with a caption that tells of clicks and strokes on it."
@@ -636,13 +644,17 @@ class Tools:
     ):
         self.number = 0
         self.changed = changed
-        narrow = dict(width="auto")
-        pointer = widgets.Button(description="choose", icon="mouse-pointer", tooltip="click a segment to choose it", layout=narrow)
-        pens = [widgets.Button(description=f"pen {n}", icon="pencil", tooltip=f"draw strokes with pen {n}", layout=narrow,
-                               style=dict(button_color=pen_colour(n), text_color="#ffffff")) for n in range(1, 6)]
-        self.buttons = [pointer, *pens]
+        narrow = dict(width="auto", height="34px")
+        pointer = widgets.Button(description="choose", icon="mouse-pointer", layout=narrow)
+        pointer.tooltip = "click a segment to choose it"
+        self.buttons = [pointer, *(self._pen(n, narrow) for n in range(1, 6))]
         for number, button in enumerate(self.buttons): button.on_click(lambda _, number=number: self.take(number))
         self._show()
+
+    def _pen(self, n, layout):
+        style = dict(button_color=pen_colour(n), text_color="#ffffff")
+        tooltip = f"draw strokes with pen {n}"
+        return widgets.Button(description=f"pen {n}", icon="pencil", tooltip=tooltip, layout=layout, style=style)
 
     def take(self,
         number: int, # 0: the pointer; 1 to 5: a pen
@@ -828,7 +840,7 @@ class Explorer(Panel):
         self.curves.value = ""
         self.rgb = small_photo(image)
         self.left.put(self.rgb, f"{image.shape[0]} × {image.shape[1]}, {image.shape[2]} bands")
-        put_picture(self.right, np.full((*working_size(image.shape[:2], 40_000), 3), 200, np.uint8), "no labels yet: press Run")
+        put_picture(self.right, np.full_like(self.rgb, 200), "no labels yet: press Run")
         self.code.value = ""
         self._busy(False)
 
@@ -848,7 +860,7 @@ class Explorer(Panel):
         self.show()
         updates = len(fitted.history["loss"]) - 1
         self.say(f"{self._count()} after {updates} updates, {fitted.seconds:.1f} s; stopped: {fitted.stop_reason}; "
-                 f"floor: {fitted.floor}. {notes}")
+                 f"{'no floor' if fitted.floor is None else f'floor: {fitted.floor}'}. {notes}")
 
     def draw(self,
         step: Step, # the newest
@@ -910,7 +922,8 @@ class Explorer(Panel):
             if not (self.result.labels == label).any():
                 raise InputError(f"{label} is no label here; expected one from 0 to {self.result.labels.max()}.")
             first = self.chosen
-            if self.merge_button.value and first is not None and first != label: return self._edit(self.answers.merge, first, label)
+            merging = self.merge_button.value and first not in (None, label)
+            if merging: return self._edit(self.answers.merge, first, label)
             self._choose(label)
             self.show()
             self.say(facts(self.result, label, self.answers.clusters))
@@ -1105,7 +1118,8 @@ class SilhouetteExplorer(Panel):
         "What Run does: the scores of every k, then the picture of the best."
         self.say("Grouping the colours for every k …")
         phase = silhouette_phase(self.photo.image)
-        if not len(phase.ks): raise InputError(f"The photo has {phase.opt_nC} different colours; expected at least 3 to group.")
+        if not len(phase.ks):
+            raise InputError(f"The photo has {phase.opt_nC} different colours; expected at least 3 to group.")
         self.phase = None # while the slider moves to its place
         self.k.max = int(phase.ks[-1])
         self.k.value = phase.opt_nC

@@ -1,4 +1,5 @@
-"""JupyterLab in a real browser: a small notebook calls `explore`; a fit runs, the picture changes, Stop stops it, an error is seen.
+"""JupyterLab in a real browser: a small notebook calls `explore`; a fit runs, the picture changes, Stop stops it.
+Then the mouse: the slider is dragged, segments are clicked and merged, strokes are drawn, and all of it is taken back.
 
 The browser is Debian's Chromium, driven by Playwright. Where there is none the tests skip and say so; in CI they fail.
 """
@@ -17,9 +18,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = next((c for c in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if c), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-         "--disable-sync"]
-LACKING = [name for name in ("playwright", "jupyterlab", "ipykernel") if importlib.util.find_spec(name) is None] + ["Chromium"] * (CHROMIUM is None)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]
+LACKING = [name for name in ("playwright", "jupyterlab", "ipykernel") if importlib.util.find_spec(name) is None]
+LACKING += ["Chromium"] * (CHROMIUM is None)
 pytestmark = pytest.mark.skipif(bool(LACKING) and not os.environ.get("CI"), reason=f"needs {', '.join(LACKING)}")
 
 CODE = """
@@ -46,16 +48,20 @@ def lab(tmp_path_factory):
     folder = home / "work"
     folder.mkdir()
     cells = [nbformat.v4.new_code_cell(CODE.strip()), nbformat.v4.new_code_cell("panel.result.stop_reason")]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}), folder / "demo.ipynb")
+    kernel = {"name": "python3", "display_name": "Python 3"}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), folder / "demo.ipynb")
     (home / "config" / "labconfig").mkdir(parents=True)
-    (home / "config" / "labconfig" / "page_config.json").write_text('{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}')
+    quiet = '{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}'
+    (home / "config" / "labconfig" / "page_config.json").write_text(quiet)
     port = free_port()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), "JUPYTER_CONFIG_DIR": str(home / "config"),
-                   "JUPYTER_DATA_DIR": str(home / "data"), "JUPYTER_RUNTIME_DIR": str(home / "runtime"), "IPYTHONDIR": str(home / "ipython"), "OMP_NUM_THREADS": "1"}
+    places = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython"}
+    environment = {**os.environ, **{name: str(home / place) for name, place in places.items()}, "OMP_NUM_THREADS": "1",
+                   "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     with open(home / "log", "w") as log:
-        server = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--IdentityProvider.token=",
-                                   f"--ServerApp.root_dir={folder}", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"],
-                                  env=environment, stdout=log, stderr=log)
+        command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}",
+                   "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}",
+                   "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         wait_for(f"http://127.0.0.1:{port}/api", server, home / "log")
         yield f"http://127.0.0.1:{port}", folder
@@ -78,8 +84,8 @@ def page(lab, tmp_path_factory):
     "The notebook, open in the browser, with its first cell run."
     from playwright.sync_api import sync_playwright
     with sync_playwright() as p:
-        browser = p.chromium.launch_persistent_context(tmp_path_factory.mktemp("profile"), executable_path=CHROMIUM, headless=True, args=FLAGS,
-                                                       viewport={"width": 1280, "height": 1000})
+        browser = p.chromium.launch_persistent_context(tmp_path_factory.mktemp("profile"), executable_path=CHROMIUM,
+                                                       headless=True, args=FLAGS, viewport={"width": 1280, "height": 1000})
         browser.set_default_timeout(60_000)
         page = browser.pages[0]
         page.goto(f"{lab[0]}/doc/tree/demo.ipynb?reset")
@@ -92,7 +98,13 @@ def page(lab, tmp_path_factory):
 
 
 def button(page, name): return page.locator(".jp-OutputArea-output button", has_text=name)
-def pictures(page): return page.locator(".jp-OutputArea-output img.widget-image").evaluate_all("all => all.map(i => i.naturalWidth ? i.src : '')")
+def pictures(page):
+    "The addresses of the pictures that are there and not broken: the one to touch, then the other."
+    sources = "all => all.map(i => i.naturalWidth ? i.src : '')"
+    output = page.locator(".jp-OutputArea-output")
+    return [output.locator(which).evaluate_all(sources) for which in (".dynaseg-touch img", "img.widget-image")]
+
+
 def status(page): return page.locator("[role=status]").inner_text()
 
 
@@ -120,11 +132,12 @@ def set_number(page, label, value):
 
 def test_run_draws_while_it_fits_and_ends(page):
     before = pictures(page)
-    assert len(before) == 2 and all(before)
+    assert [len(which) for which in before] == [1, 1] and all(map(all, before))
+    page.locator(".jp-OutputArea-output .jupyter-widget-Collapse-header", has_text="the method").click()
     set_number(page, "updates T", 150)
     page.evaluate("""() => { // counted in the page: from here, a picture that is replaced soon would be missed
         window.drawn = 0
-        const picture = document.querySelectorAll(".jp-OutputArea-output img.widget-image")[1]
+        const picture = document.querySelector(".jp-OutputArea-output img.widget-image")
         new MutationObserver(() => window.drawn++).observe(picture, {attributes: true, attributeFilter: ["src"]})
     }""")
     button(page, "Run").click()
@@ -141,9 +154,88 @@ def test_save_writes_two_files_beside_the_notebook(page, lab):
     assert (lab[1] / "labels.png").stat().st_size and (lab[1] / "overlay.png").stat().st_size
 
 
+def code(page): return page.locator(".jp-OutputArea-output code").inner_text()
+def chosen(page): return labelled(page, "chosen").locator("input").input_value()
+
+
+def labelled(page, label):
+    "The widget with the label."
+    return page.locator(".jp-OutputArea-output .widget-inline-hbox", has=page.locator("label", has_text=label))
+
+
+def through(page, *places):
+    "Moves the mouse over the picture with the button pressed; places are fractions of its width and height."
+    page.locator(".dynaseg-touch").scroll_into_view_if_needed()
+    box = page.locator(".dynaseg-touch").bounding_box()
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in places]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in places[1:]: page.mouse.move(*place, steps=8)
+    page.mouse.up()
+
+
+def test_the_slider_answers_while_it_is_dragged(page):
+    button(page, "segments").click()
+    until(page, lambda: status(page).startswith("40 segments"))
+    page.evaluate("""() => { // every picture that is shown, counted in the page
+        window.shown = new Set()
+        const pad = document.querySelector(".jp-OutputArea-output .dynaseg-pad")
+        const watcher = new MutationObserver(() => window.shown.add(pad.querySelector("img")?.src))
+        watcher.observe(pad, {childList: true, subtree: true})
+    }""")
+    handle = labelled(page, "segments").locator(".noUi-handle")
+    handle.scroll_into_view_if_needed()
+    before, box = pictures(page), handle.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    for step in range(1, 7):
+        page.mouse.move(box["x"] + box["width"] / 2 - 8 * step, box["y"] + box["height"] / 2)
+        page.wait_for_timeout(150)
+    assert page.evaluate("window.shown.size") > 2, "no pictures while the mouse is down"
+    page.mouse.up()
+    fewer = int(labelled(page, "segments").locator(".widget-readout").inner_text())
+    assert fewer < 40
+    until(page, lambda: status(page).startswith(f"{fewer} segments") and f"n_segments={fewer})" in code(page))
+    until(page, lambda: all(map(all, pictures(page))) and all(new != old for new, old in zip(pictures(page), before)))
+
+
+def test_click_merge_split_undo(page):
+    through(page, (0.1, 0.1))
+    until(page, lambda: "segment" in status(page) and " pixels, " in status(page))
+    first, count = chosen(page), int(code(page).split("n_segments=")[1].split(")")[0])
+    assert status(page).startswith(f"segment {first}: ")
+    for x in (0.3, 0.5, 0.7, 0.9):  # the nearest place to the right that is in another segment is in a neighbour
+        button(page, "Merge with").click()
+        through(page, (x, 0.1))
+        page.wait_for_timeout(500)
+        if ".merge(" in code(page): break
+    assert f".merge({first}, " in code(page)
+    until(page, lambda: f"{count - 1} segments over" in page.locator(".dynaseg-pad").inner_text())
+    button(page, "Split").click()
+    until(page, lambda: ".split(" in code(page))
+    for _ in range(2): button(page, "Undo").click()
+    until(page, lambda: code(page).endswith(f"n_segments={count})") and chosen(page) == "")
+
+
+def test_two_strokes_and_back(page):
+    before = code(page)
+    button(page, "pen 1").click()
+    until(page, lambda: page.locator(".dynaseg-touch polyline").get_attribute("stroke") != "none")
+    through(page, (0.1, 0.2), (0.4, 0.2))
+    until(page, lambda: button(page, "Undo").is_enabled())
+    button(page, "pen 2").click()
+    page.wait_for_timeout(500)
+    through(page, (0.6, 0.8), (0.9, 0.8))
+    until(page, lambda: code(page).endswith(".seeded(strokes)"))
+    until(page, lambda: "2 clusters over" in page.locator(".dynaseg-pad").inner_text())
+    for _ in range(2): button(page, "Undo").click()
+    until(page, lambda: code(page) == before)
+    button(page, "choose").click()
+
+
 def test_stop_stops(page):
     set_number(page, "updates T", 300)
-    page.locator(".jp-OutputArea-output .widget-dropdown", has=page.locator("label", has_text="floor")).locator("select").select_option("none")
+    labelled(page, "floor").locator("select").select_option("none")
     button(page, "Run").click()
     until(page, lambda: status(page).startswith("update "))
     assert button(page, "Run").is_disabled()
@@ -159,7 +251,7 @@ def test_an_error_shows_in_the_panel(page, tmp_path):
     alert.wait_for()
     assert "'broken.png' cannot be read as an image" in alert.inner_text()
     button(page, "Run").click()  # the photo of before is still there; its fit clears the message
-    until(page, lambda: "clusters after" in status(page) or status(page).startswith("update"))
+    until(page, lambda: "segments after" in status(page) or status(page).startswith("update"))
     assert page.locator("[role=alert]").count() == 0
     button(page, "Stop").click()
     until(page, lambda: button(page, "Stop").is_disabled())
@@ -172,4 +264,4 @@ def test_an_uploaded_photo_can_be_used(page, tmp_path):
     until(page, lambda: "60 × 90, 1 band" in page.locator(".jp-OutputArea-output").first.inner_text())
     set_number(page, "updates T", 10)
     button(page, "Run").click()
-    until(page, lambda: "clusters after" in status(page))
+    until(page, lambda: "segments after" in status(page))

@@ -102,8 +102,11 @@ def test_a_stop_of_before_does_not_end_the_next_run(panel):
     assert panel.wait(60) and panel.result.stop_reason != "interrupted"
 
 
-@pytest.mark.parametrize("error, seen, traceback", [(InputError("mu is <wrong>"), "mu is &lt;wrong&gt;", False), (KeyError("surprise"), "KeyError", True),
-                                                    (MemoryError("too large"), "MemoryError: too large", True)])
+@pytest.mark.parametrize("error, seen, traceback", [
+    (InputError("mu is <wrong>"), "mu is &lt;wrong&gt;", False),
+    (KeyError("surprise"), "KeyError", True),
+    (MemoryError("too large"), "MemoryError: too large", True),
+])
 def test_errors_show_in_the_panel_and_the_next_run_clears_them(panel, monkeypatch, error, seen, traceback):
     def fails(*args, **settings): raise error
     with monkeypatch.context() as patch:
@@ -264,7 +267,8 @@ def test_a_preset_sets_the_knobs(preset):
     knobs.T.value = 7
     knobs.preset.value = next(other for other in PRESETS if other != preset)
     knobs.preset.value = preset
-    expected = {name: PRESETS[preset][name] for name in ("T", "max_pixels")} | {"mu": MU[preset]["scf"], "variant": "scf"}
+    expected = {name: PRESETS[preset][name] for name in ("T", "max_pixels")}
+    expected |= {"mu": MU[preset]["scf"], "variant": "scf"}
     assert {name: knobs.settings()[name] for name in expected} == expected
     for variant in MU[preset]:
         knobs.variant.value = variant
@@ -301,7 +305,8 @@ def test_a_click_tells_about_a_segment_and_lights_it_up(hands):
     assert label == labels[12, 14] and hands.which.value == str(label)
     inside = labels == label
     own = np.bincount(hands.answers.fitted.labels[inside]).argmax()
-    assert f"segment {label}: {inside.sum()} pixels, {inside.mean():.1%} of the photo, in cluster {own}" in hands.status.value
+    expected = f"segment {label}: {inside.sum()} pixels, {inside.mean():.1%} of the photo, in cluster {own}"
+    assert expected in hands.status.value
     shown = pixels(hands.left)
     deep = inside.copy()  # not beside another segment: no line runs there
     for axis in (0, 1):
@@ -403,7 +408,7 @@ def test_a_text_that_is_no_way_is_shown_as_an_error(hands):
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 9),
        st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=4))
 def test_strokes_against_distances(H, W, width, path):
-    "Every pixel whose middle is well inside the stroke is marked, none well outside is, and the pixels under both ends are."
+    "Every pixel whose middle is well inside the stroke is marked, none well outside is, and both ends are."
     found = w.strokes_map([(3, tuple(path))], (H, W), width)
     assert found.shape == (H, W) and set(np.unique(found)) <= {0, 3}
     at = np.array(path) * (W, H) - 0.5
@@ -447,7 +452,8 @@ def test_compare_runs_the_three_in_order_and_stops_between(photo, monkeypatch):
     panel.fit.T.value, panel.fit.floor.value = 5, "none"
     panel.run()
     assert panel.wait(60) and not panel.alert.value
-    assert [(s.settings["variant"], s.settings["min_labels"]) for s in panel.results.values()] == [("fixed", None), ("fsf", None), ("scf", None)]
+    used = [(s.settings["variant"], s.settings["min_labels"]) for s in panel.results.values()]
+    assert used == [("fixed", None), ("fsf", None), ("scf", None)]
     for variant, box in panel.boxes.items(): assert (pixels(box) == overlay(photo, panel.results[variant].labels)).all()
     def stops(*args, **settings):
         panel.stop_button.click()
