@@ -547,7 +547,7 @@ def finish(
     pixel_by_pixel = not settings["cluster_level"] and all(settings[name] is None for name in ("n_segments", "n_clusters", "level"))
     if pixel_by_pixel: answer = _ordered(labels_at(response, ready.image.shape[:2]).cpu().numpy(), None)
     else: answer = _answer(hierarchy, settings, ready.stop_at)
-    return Segmentation(**answer, image=ready.image, floor=ready.floor, stop_reason=fitted.reason, history=fitted.history, settings=settings,
+    return Segmentation(**answer, image=ready.image, floor=ready.floor, stop_reason=fitted.reason, history=fitted.history, settings=dict(settings),
                         seconds=time.perf_counter() - ready.start, hierarchy=hierarchy)
 
 def _kept_softmax(response, image):
