@@ -196,8 +196,8 @@ def test_exported_definitions_are_shown_or_tested_nearby(path):
                 methods = [n.name for n in node.body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")] if isinstance(node, ast.ClassDef) else []
                 if any(f".{m}(" in s for s in near for m in methods): continue
                 shown = rf"\b{node.name}\b"
-                if path.stem == "19_cli" and node.name != "with_settings":  # commands are shown at a terminal: run("folder", ...)
-                    shown = r"\brun\(" if node.name == "main" else rf'\brun\("{node.name.removesuffix("_command")}"'
+                if node.name.endswith("_command"): shown = rf'\brun\("{node.name.removesuffix("_command")}"'  # as at a terminal: run("folder", ...)
+                if (path.stem[3:], node.name) == ("cli", "main"): shown = r"\brun\("
                 assert any(re.search(shown, s) for s in near), f"{node.name} has no example nearby"
 
 
