@@ -269,13 +269,13 @@ def test_how_they_are_shared_out_changes_nothing(several, brief, batch, workers,
 
 
 def test_batches_hold_like_photos_in_order():
-    settings, _, cpu = check_settings(preset="paper", device="cpu", max_pixels=1200)
+    checked = check_settings(preset="paper", device="cpu", max_pixels=1200)
     images = [np.zeros(s) for s in [(30, 40, 3), (60, 80, 3), (40, 30, 3), (30, 40, 1), (30, 40, 3)]]
-    assert batches(images, settings, cpu) == [[0, 1, 4], [2], [3]]  # the second is seen at half its size
-    assert batches(images, settings, cpu, most=2) == [[0, 1], [4], [2], [3]]
-    full, _, _ = check_settings(preset="paper", device="cpu")
-    assert batches([np.zeros((321, 481, 3))] * 3, full, cpu) == [[0], [1], [2]]  # memory stays bounded
-    assert batches([np.zeros((321, 481, 3))] * 9, full, torch.device("cuda")) == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
+    assert batches(images, checked) == [[0, 1, 4], [2], [3]]  # the second is seen at half its size
+    assert batches(images, checked, most=2) == [[0, 1], [4], [2], [3]]
+    full = check_settings(preset="paper", device="cpu")
+    assert batches([np.zeros((321, 481, 3))] * 3, full) == [[0], [1], [2]]  # memory stays bounded
+    assert batches([np.zeros((321, 481, 3))] * 9, full._replace(device=torch.device("cuda"))) == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
 
 
 def test_histories_end_where_the_photo_ended(several, brief):
