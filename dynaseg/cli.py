@@ -378,6 +378,7 @@ def _dataset(name, root, split, subset, seed, maps):
     "The data set of that name. Raises `InputError`, `FileNotFoundError`."
     from dynaseg.images import InputError
     from dynaseg.datasets import BSD500, COCOStuff27, ICoseg, VOC2012
+    from dynaseg.images import InputError
     kinds = {"bsd500": BSD500, "voc2012": VOC2012, "voc2012-objects": partial(VOC2012, masks="object"), "icoseg": ICoseg,
              **{f"coco-{classes}": partial(COCOStuff27, classes=classes, maps=maps) for classes in ("all", "stuff", "things")}}
     if name not in kinds: raise InputError(f"There is no data set {name!r}; expected one of {', '.join(kinds)}.")
