@@ -66,15 +66,17 @@ def label_picture(
     "The label map in colours: those of `label_colours`, or the mean of an image's. Raises `InputError` for sizes that differ."
     if image is None: return (label_colours(int(labels.max()) + 1) * 255).round().astype(np.uint8)[labels]
     from skimage.color import label2rgb
-    image = load_image(image)
-    _same_size(image, labels)
+    image = _photo_of(image, labels)
     return (label2rgb(labels, as_rgb(image), kind="avg", bg_label=-1) * 255).round().astype(np.uint8)
 
 # %% ../nbs/01_labels.ipynb #616b15f5
-def _same_size(image, labels):
-    "Raises `InputError` for sizes that differ."
+def _photo_of(image, labels):
+    "The photo as (H, W, C) float32. An array of the labels' height and width has its bands last, however many. Raises `InputError` for sizes that differ."
+    known = isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[:2] == labels.shape
+    image = load_image(image, axes="YXC") if known else load_image(image)
     if image.shape[:2] != labels.shape:
         raise InputError(f"The image is {image.shape[:2]} and the labels are {labels.shape}; expected the same height and width.")
+    return image
 
 # %% ../nbs/01_labels.ipynb #9f06e005
 def overlay(
@@ -85,8 +87,7 @@ def overlay(
 ) -> np.ndarray: # (H, W, 3) uint8
     "The photo under the translucent label map, with white boundaries. Raises `InputError` for sizes that differ."
     from skimage.segmentation import find_boundaries
-    image = load_image(image)
-    _same_size(image, labels)
+    image = _photo_of(image, labels)
     picture = (1 - alpha) * as_rgb(image) + alpha * label_picture(labels) / 255
     if edges: picture[find_boundaries(labels, mode="inner")] = 1
     return (picture * 255).round().astype(np.uint8)
