@@ -409,7 +409,7 @@ _AUTO = -1 # stands for None, which a slider cannot hold
 _LEAST = [("no specks", _AUTO), *((f"{n:,} pixels", n) for n in (0, 10, 30, 100, 300, 1000, 3000, 10_000))]
 
 class Granularity:
-    "Knobs for how many, and how coarse; `settings()` is what `segment` and `Segmentation.at` want to know."
+    "Knobs for how many, and how coarse; `settings()` is what `segment` and `seg.at` want to know."
     def __init__(self,
         changed: Callable[[], object], # called when somebody moves a knob
     ):
@@ -686,7 +686,7 @@ def save_pair(
 class Answer(NamedTuple):
     "What was asked of a fit, and what came of it."
     seg: Segmentation # the answer
-    asked: dict # of `Segmentation.at`; empty: what the preset gives
+    asked: dict # of `seg.at`; empty: what the preset gives
     edits: str = "" # what was done by hand afterwards, as Python
     strokes: tuple = () # (number of the pen, way) of each
 
@@ -722,13 +722,13 @@ class Answers:
         return self.fitted.at(n_clusters=self.fitted.hierarchy.soft.shape[2]).labels
 
     def first(self,
-        asked: dict, # of `Segmentation.at`, or empty
+        asked: dict, # of `seg.at`, or empty
     ):
         "Forgets all but the fit, and asks it."
         self.stack = [Answer(self.fitted.at(**asked) if asked else self.fitted, asked)]
 
     def ask(self,
-        asked: dict, # of `Segmentation.at`, or empty
+        asked: dict, # of `seg.at`, or empty
     ):
         "Another granularity. It takes the place of one that was asked for just before."
         if asked == self.last.asked and not self.last.edits: return
