@@ -8,6 +8,7 @@ __all__ = ['YES_NO', 'TINY', 'PRESETS', 'MU', 'RULES', 'SETTINGS', 'K_MAX', 'MOS
            'steps_of', 'finish', 'DynaSeg']
 
 # %% ../nbs/11_segmenter.ipynb #be56ef2c
+import base64
 import io
 import json
 import os
@@ -15,7 +16,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from inspect import Parameter, Signature, signature
 from numbers import Integral, Real
@@ -29,7 +30,7 @@ from sklearn.base import BaseEstimator, ClusterMixin
 from .extractors import Extractor
 from .fit import Step, fit, kept_memory, precision, settled
 from .granularity import Hierarchy
-from .images import InputError, load_image, standardise, to_tensor, working_size
+from .images import InputError, read_image, standardise, to_tensor, working_size
 from .labels import as_rgb, by_area, overlay, regions, writing
 from .network import labels_at
 from .outlines import MergeTree, shrunk
@@ -110,6 +111,8 @@ class Segmentation:
     seconds: float # for everything but reading the file
     hierarchy: Hierarchy # what answers later questions
     of_patch: np.ndarray | None = None # (n,) the label of each patch of the hierarchy; None: labels were read pixel by pixel
+    valid: np.ndarray | None = None # (H, W) bool, False: a pixel without data; None: every pixel counts
+    meta: dict = field(default_factory=dict) # what the source says of itself, as in `dynaseg.images.Picture`: axes, page, pages, place, size of a pixel
 
     @property
     def kind(self) -> str:
@@ -278,14 +281,33 @@ def _write_picture(seg, path):
     Image.fromarray(seg.labels.astype(np.uint8 if most < 256 else np.uint16)).save(path)
 
 def _write_npz(seg, path):
-    text = {"settings": json.dumps(seg.settings, default=repr), "stop_reason": seg.stop_reason}
+    text = {"settings": json.dumps(seg.settings, default=repr), "stop_reason": seg.stop_reason, "meta": json.dumps(_packed(seg.meta))}
     numbers = {"floor": -1 if seg.floor is None else seg.floor, "seconds": seg.seconds}
     arrays = {"labels": seg.labels, "image": _compact(seg.image), "soft": seg.hierarchy.soft}
-    if seg.of_patch is not None: arrays["of_patch"] = seg.of_patch
+    for name in ("of_patch", "valid"):
+        if getattr(seg, name) is not None: arrays[name] = getattr(seg, name)
     arrays |= {"patches": seg.hierarchy.patches.astype(np.int32)} | {f"tree_{name}": values for name, values in seg.hierarchy.tree._asdict().items()}
     history = {f"history_{name}": values for name, values in seg.history.items()}
     with open(path, "wb") as file: # given a name, NumPy would append a suffix of its own to some
         np.savez_compressed(file, **arrays, **text, **numbers, **history)
+
+def _packed(value):
+    "The value as JSON can hold it: bytes, tuples and arrays as a list behind the name of their kind."
+    if isinstance(value, dict): return {str(key): _packed(v) for key, v in value.items()}
+    if isinstance(value, bytes): return ["bytes", base64.b64encode(value).decode("ascii")]
+    if isinstance(value, (tuple, list)): return [type(value).__name__ if type(value) in (tuple, list) else "tuple", *map(_packed, value)]
+    if isinstance(value, np.ndarray): return ["array", str(value.dtype), _packed(value.tolist())]
+    if isinstance(value, np.generic): return value.item()
+    return value if value is None or isinstance(value, (str, int, float, bool)) else repr(value)
+
+def _unpacked(value):
+    "What `_packed` was given."
+    if isinstance(value, dict): return {key: _unpacked(v) for key, v in value.items()}
+    if not isinstance(value, list): return value
+    kind, *parts = value
+    if kind == "bytes": return base64.b64decode(parts[0])
+    if kind == "array": return np.array(_unpacked(parts[1]), parts[0])
+    return {"tuple": tuple, "list": list}[kind](map(_unpacked, parts))
 
 def _compact(image):
     "The same numbers in 8 or 16 bits, where that loses nothing."
@@ -304,7 +326,8 @@ def _read_npz(path):
         history = {name.removeprefix("history_"): values for name, values in found.items() if name.startswith("history_")}
         floor = int(found["floor"])
         return Segmentation(found["labels"], image, None if floor < 0 else floor, str(found["stop_reason"]), history,
-                            json.loads(str(found["settings"])), float(found["seconds"]), hierarchy, found.get("of_patch"))
+                            json.loads(str(found["settings"])), float(found["seconds"]), hierarchy, found.get("of_patch"), found.get("valid"),
+                            _unpacked(json.loads(str(found.get("meta", "{}")))))
     except (KeyError, ValueError, OSError, EOFError) as e:
         raise InputError(f"{str(path)!r} is no segmentation ({type(e).__name__}: {e}). Expected an .npz file that Segmentation.save wrote.") from e
 
@@ -401,7 +424,8 @@ def segment(
     given = dict(locals())
     checked = check_settings(**{name: value for name, value in given.items() if name not in ("image", "progress", "callback")})
     progress = _checked("progress", progress)
-    ready = prepare(load_image(image), checked)
+    picture = read_image(image)
+    ready = prepare(picture.pixels, checked, picture.valid, picture.meta)
     with kept_memory(): fitted = _watch(steps_of(ready), checked.settings["T"], ready.stop_at, settled(checked.settings["tol"]), progress, callback)
     return finish(ready, fitted)
 
@@ -493,6 +517,8 @@ class Prepared(NamedTuple):
     floor: int | None # found by the silhouette phase (opt_nC), or given; None without one
     checked: Checked # the settings
     start: float # when work on the photo began, by `time.perf_counter`
+    valid: np.ndarray | None = None # (H, W) bool, the pixels with data; None: all
+    meta: dict = {} # what the source says of itself
 
     @property
     def stop_at(self) -> int:
@@ -502,6 +528,8 @@ class Prepared(NamedTuple):
 def prepare(
     image: np.ndarray, # (H, W, C) from `load_image`
     checked: Checked, # from `check_settings`
+    valid: np.ndarray | None = None, # (H, W) bool, the pixels with data; None: all
+    meta: dict | None = None, # what the source says of itself, for the result
 ) -> Prepared:
     "Everything that `segment` does to an image before the fit."
     start = time.perf_counter()
@@ -512,7 +540,7 @@ def prepare(
     net = response_net(x.shape[1], **{name: settings[name] for name in names}, like=x)
     floor = settings["min_labels"]
     if floor == "silhouette": floor = _floor(_seen(settings["on"], image, net, x), settings)
-    return Prepared(image, x, net, floor, checked, start)
+    return Prepared(image, x, net, floor, checked, start, valid, meta or {})
 
 def _seen(on, image, net, x):
     "What the silhouette phase clusters: the image, or the feature map before the fit, (h, w, p)."
@@ -548,7 +576,7 @@ def finish(
     if pixel_by_pixel: answer = _ordered(labels_at(response, ready.image.shape[:2]).cpu().numpy(), None)
     else: answer = _answer(hierarchy, settings, ready.stop_at)
     return Segmentation(**answer, image=ready.image, floor=ready.floor, stop_reason=fitted.reason, history=fitted.history, settings=dict(settings),
-                        seconds=time.perf_counter() - ready.start, hierarchy=hierarchy)
+                        seconds=time.perf_counter() - ready.start, hierarchy=hierarchy, valid=ready.valid, meta=dict(ready.meta))
 
 def _kept_softmax(response, image):
     "(h, w, q') float32: the softmax of the labels in use, at no more pixels than patches are looked for at."
