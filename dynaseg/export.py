@@ -29,14 +29,13 @@ def pieces(
 ) -> np.ndarray: # (H, W) int64, -1: out
     """The connected pieces of equal labels, with ids from 0 by falling area; of equal areas the smaller label comes first.
 
-    If every label is in one piece, the labels themselves. Raises `InputError`."""
+    So labels that are such ids already stay as they are. Raises `InputError`."""
     from skimage.measure import label
     labels = _checked_labels(labels)
     found = label(labels, background=-1, connectivity=1) # 0: out
     inside = found > 0
     owner = np.zeros(found.max(), np.int64) # the label of each piece
     owner[found[inside] - 1] = labels[inside]
-    if len(np.unique(owner)) == len(owner): return labels
     rank = np.full(len(owner) + 1, -1)
     rank[1 + np.lexsort((owner, -np.bincount(found[inside])[1:]))] = np.arange(len(owner))
     return rank[found]
@@ -303,24 +302,18 @@ def table(
     from skimage.measure import regionprops_table
     labels = _checked_labels(labels)
     if image.shape[:2] != labels.shape: raise InputError(f"The image is {image.shape[:2]} and the labels are {labels.shape}; expected the same height and width.")
-    ids, numbered = _numbered(pieces(labels))
+    numbered = pieces(labels) + 1 # 0: out
     low, high = (meta or {}).get("value_range") or (0, 1)
     names = ("label", "area", "bbox", "centroid", "perimeter", "intensity_mean", "intensity_std")
     measured = regionprops_table(numbered, image.astype(np.float64) * (high - low) + low, properties=names)
-    owner = np.zeros(len(ids), np.int64)
+    owner = np.zeros(numbered.max(), np.int64)
     owner[numbered[numbered > 0] - 1] = labels[numbered > 0]
-    columns = {"id": ids, "cluster": owner, "area": measured["area"].astype(np.int64)}
+    columns = {"id": measured["label"].astype(np.int64) - 1, "cluster": owner, "area": measured["area"].astype(np.int64)}
     columns |= {name: measured[f"bbox-{i}"] for i, name in enumerate(("top", "left", "bottom", "right"))}
     columns |= {"centroid_y": measured["centroid-0"], "centroid_x": measured["centroid-1"], "perimeter": measured["perimeter"]}
     for band in range(image.shape[2]):
         columns |= {f"mean_{band + 1}": measured[f"intensity_mean-{band}"], f"spread_{band + 1}": measured[f"intensity_std-{band}"]}
-    return Table(columns | _physical(columns, place_of(meta)) | {"neighbours": _neighbours(numbered, ids)})
-
-
-def _numbered(ids):
-    "The ids in use, and the map with their places from 1, 0: out."
-    used = np.unique(ids[ids >= 0])
-    return used, np.where(ids >= 0, np.searchsorted(used, ids) + 1, 0)
+    return Table(columns | _physical(columns, place_of(meta)) | {"neighbours": _neighbours(numbered)})
 
 # %% ../nbs/10z_export.ipynb #exp-physical
 def _physical(columns, place):
@@ -338,13 +331,13 @@ def _physical(columns, place):
     return found
 
 
-def _neighbours(numbered, ids):
-    "For each segment the ids of those that share an edge with it, as text."
+def _neighbours(numbered):
+    "For each segment, numbered from 1, the ids of those that share an edge with it, as text."
     pairs = [np.stack([numbered[:, :-1].ravel(), numbered[:, 1:].ravel()]), np.stack([numbered[:-1].ravel(), numbered[1:].ravel()])]
     pairs = np.concatenate(pairs, 1)
     pairs = np.unique(pairs[:, (pairs[0] != pairs[1]) & (pairs > 0).all(0)], axis=1)
     pairs = np.unique(np.concatenate([pairs, pairs[::-1]], 1), axis=1) - 1
-    touching = np.split(ids[pairs[1]], np.searchsorted(pairs[0], np.arange(1, len(ids))))
+    touching = np.split(pairs[1], np.searchsorted(pairs[0], np.arange(1, numbered.max())))
     return np.array([" ".join(map(str, of_one.tolist())) for of_one in touching])
 
 # %% ../nbs/10z_export.ipynb #exp-write-table
@@ -438,28 +431,27 @@ def coco(
     "Segments as annotations of COCO, for `json.dump`: masks as run-length codes, boxes (x, y, width, height), areas."
     from scipy.ndimage import find_objects
     labels = _checked_labels(labels)
-    ids, numbered = _numbered(pieces(labels))
-    codes = _run_lengths(numbered, len(ids))
+    numbered = pieces(labels) + 1 # 0: out
+    codes = _run_lengths(numbered)
+    owner = dict(zip(numbered.ravel().tolist(), labels.ravel().tolist()))
     annotations = []
-    for i, (down, across), counts in zip(ids.tolist(), find_objects(numbered), codes):
+    for i, ((down, across), counts) in enumerate(zip(find_objects(numbered), codes), start=1):
         box = [across.start, down.start, across.stop - across.start, down.stop - down.start]
         mask = {"size": list(labels.shape), "counts": counts}
-        annotations.append({"id": i + 1, "image_id": 1, "iscrowd": 0, "area": sum(counts[1::2]), "bbox": box, "segmentation": mask})
-    owner = dict(zip(numbered.ravel().tolist(), labels.ravel().tolist()))
-    for place, annotation in enumerate(annotations, start=1): annotation["category_id"] = owner[place] + 1
+        annotations.append({"id": i, "image_id": 1, "category_id": owner[i] + 1, "iscrowd": 0, "area": sum(counts[1::2]), "bbox": box, "segmentation": mask})
     height, width = labels.shape
-    categories = [{"id": cluster + 1, "name": f"cluster {cluster}"} for cluster in sorted({owner[place] for place in range(1, len(ids) + 1)})]
+    categories = [{"id": cluster + 1, "name": f"cluster {cluster}"} for cluster in np.unique(labels[labels >= 0]).tolist()]
     return {"images": [{"id": 1, "width": width, "height": height, "file_name": file_name}], "categories": categories, "annotations": annotations}
 
 
-def _run_lengths(numbered, n):
-    "For each number from 1 to n: lengths of the runs of other pixels and its own, in turn, column by column."
+def _run_lengths(numbered):
+    "For each number from 1: lengths of the runs of other pixels and its own, in turn, column by column."
     flat = numbered.T.ravel()
     starts = np.flatnonzero(np.diff(flat, prepend=-1))
     ends = np.append(starts[1:], flat.size)
     whose = flat[starts]
     order = np.argsort(whose, kind="stable")
-    cuts = np.searchsorted(whose[order], np.arange(1, n + 2))
+    cuts = np.searchsorted(whose[order], np.arange(1, numbered.max() + 2))
     return [_counts(starts[order[a:b]], ends[order[a:b]], flat.size) for a, b in zip(cuts[:-1], cuts[1:])]
 
 
