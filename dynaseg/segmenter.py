@@ -27,11 +27,12 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClusterMixin
 
+from .export import Table, coco, geojson, pieces, polygons, svg, table, write_ome, write_png, write_table, write_tiff
 from .extractors import Extractor
 from .fit import Step, fit, kept_memory, precision, settled
 from .granularity import Hierarchy
 from .images import InputError, filled, read_image, standardise, to_tensor, valid_at, working_size
-from .labels import as_rgb, by_area, overlay, regions, writing
+from .labels import as_rgb, by_area, overlay, writing
 from .network import labels_at, over_valid
 from .outlines import MergeTree, shrunk
 from .pretrained import check_features, response_net
@@ -126,8 +127,8 @@ class Segmentation:
         return len(np.unique(self.labels if self.valid is None else self.labels[self.valid]))
 
     def regions(self) -> np.ndarray:
-        "(H, W) int64: connected components of the labels, with ids from 0 by falling area."
-        return regions(self.labels)
+        "(H, W) int64: connected components of the labels, with ids from 0 by falling area; pixels that are out stay -1."
+        return pieces(self.labels)
 
     def at(self,
         *,
@@ -197,14 +198,37 @@ class Segmentation:
         if not isinstance(value, Integral) or not here.any():
             raise InputError(f"{name}={value!r} is no label here; expected one from 0 to {self.labels.max()}.")
 
+    def table(self) -> Table:
+        "Measurements, one row for each connected piece of the labels, with the ids of `regions`: see `dynaseg.export.table`."
+        return table(self.labels, self.image, self.meta)
+
+    def polygons(self,
+        crs: str | None = None, # None: the photo's own, pixels if it has none; "pixels"; or another, such as "EPSG:4326" (needs rasterio)
+    ) -> list[dict]:
+        "Outlines, one feature of GeoJSON for each row of `table`, which is its properties: see `dynaseg.export.polygons`. Raises `InputError`."
+        return polygons(self.labels, self.meta, crs, self.table())
+
     def save(self,
-        path: str | os.PathLike, # .png or .tif: label ids; .npz: everything; .csv: the history
+        path: str | os.PathLike, # .png, .tif, .ome.tif: label ids; .csv, .parquet: the table; .geojson, .json (COCO), .svg: outlines; .npz: everything
         overwrite: bool = False, # replace a file that exists
+        nodata: int | None = None, # of label pictures, for pixels that are out: None, the largest number of the pixels; 0: ids count from 1
     ) -> Path: # where it was written
         "Writes whole or not at all. Raises `FileExistsError`, and `InputError` for an unknown suffix or ids that the format cannot hold."
-        write = _WRITERS.get(Path(path).suffix.lower())
-        if write is None: raise InputError(f"{str(path)!r}: expected a name that ends in one of {', '.join(_WRITERS)}.")
+        write = _writer(path)
+        if nodata is not None and write in _PICTURES: write = partial(write, nodata=nodata)
+        elif nodata is not None: raise InputError(f"nodata={nodata!r} is for label pictures (.png, .tif, .ome.tif). Leave it out for {str(path)!r}.")
         with writing(path, overwrite) as draft: write(self, draft)
+        return Path(path)
+
+    def save_history(self,
+        path: str | os.PathLike, # .csv
+        overwrite: bool = False, # replace a file that exists
+    ) -> Path: # where it was written
+        "Writes the history of the fit as a table, one row for each iteration. Raises `FileExistsError`, and `InputError` for another suffix."
+        if Path(path).suffix.lower() != ".csv": raise InputError(f"{str(path)!r}: expected a name that ends in .csv.")
+        names = ["iteration", *self.history]
+        rows = np.column_stack([np.arange(len(self.history["loss"])), *self.history.values()])
+        with writing(path, overwrite) as draft: np.savetxt(draft, rows, fmt="%.8g", delimiter=",", header=",".join(names), comments="")
         return Path(path)
 
     @classmethod
@@ -277,13 +301,6 @@ def _ordered(labels, of_patch, valid):
     return {"labels": ordered, "of_patch": new[of_patch]}
 
 # %% ../nbs/11_segmenter.ipynb #b0f28412
-def _write_picture(seg, path):
-    from PIL import Image
-    most = int(seg.labels.max())
-    if most > 65535 or seg.labels.min() < 0:
-        raise InputError(f"The labels run from {seg.labels.min()} to {most}, and a picture holds 0 to 65535. Save .npz, which holds any.")
-    Image.fromarray(seg.labels.astype(np.uint8 if most < 256 else np.uint16)).save(path)
-
 def _write_npz(seg, path):
     text = {"settings": json.dumps(seg.settings, default=repr), "stop_reason": seg.stop_reason, "meta": json.dumps(_packed(seg.meta))}
     numbers = {"floor": -1 if seg.floor is None else seg.floor, "seconds": seg.seconds}
@@ -335,11 +352,32 @@ def _read_npz(path):
     except (KeyError, ValueError, OSError, EOFError) as e:
         raise InputError(f"{str(path)!r} is no segmentation ({type(e).__name__}: {e}). Expected an .npz file that Segmentation.save wrote.") from e
 
-def _write_history(seg, path):
-    table = np.column_stack([np.arange(len(seg.history["loss"])), *seg.history.values()])
-    np.savetxt(path, table, fmt="%.8g", delimiter=",", header=",".join(["iteration", *seg.history]), comments="")
+def _write_png(seg, path, nodata=None): write_png(seg.labels, path, nodata)
 
-_WRITERS = {".png": _write_picture, ".tif": _write_picture, ".tiff": _write_picture, ".npz": _write_npz, ".csv": _write_history}
+def _write_tiff(seg, path, nodata=None): write_tiff(seg.labels, path, seg.meta, nodata)
+
+def _write_ome(seg, path, nodata=None): write_ome(seg.labels, path, seg.meta, nodata)
+
+def _write_table(seg, path): write_table(seg.table(), path)
+
+def _write_geojson(seg, path): _write_json(geojson(seg.labels, seg.meta, None, seg.table()), path)
+
+def _write_coco(seg, path): _write_json(coco(seg.labels, Path(seg.meta.get("path") or "").name), path)
+
+def _write_svg(seg, path): Path(path).write_text(svg(seg.labels), encoding="utf-8")
+
+def _write_json(content, path): Path(path).write_text(json.dumps(content), encoding="utf-8")
+
+_PICTURES = (_write_png, _write_tiff, _write_ome)
+_WRITERS = {".ome.tif": _write_ome, ".ome.tiff": _write_ome, ".png": _write_png, ".tif": _write_tiff, ".tiff": _write_tiff, ".csv": _write_table,
+            ".parquet": _write_table, ".geojson": _write_geojson, ".json": _write_coco, ".svg": _write_svg, ".npz": _write_npz}
+
+def _writer(path):
+    "What writes a file of that name. Raises `InputError` for an unknown suffix."
+    name = Path(path).name.lower()
+    suffix = next((suffix for suffix in _WRITERS if name.endswith(suffix) and name != suffix), None)
+    if suffix is None: raise InputError(f"{str(path)!r}: expected a name that ends in one of {', '.join(_WRITERS)}.")
+    return _WRITERS[suffix]
 
 # %% ../nbs/11_segmenter.ipynb #59c57644
 class Fitted(NamedTuple):
