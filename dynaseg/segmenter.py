@@ -8,6 +8,7 @@ __all__ = ['YES_NO', 'TINY', 'PRESETS', 'MU', 'RULES', 'SETTINGS', 'K_MAX', 'MOS
            'steps_of', 'finish', 'DynaSeg']
 
 # %% ../nbs/11_segmenter.ipynb #be56ef2c
+import base64
 import io
 import json
 import os
@@ -15,7 +16,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from inspect import Parameter, Signature, signature
 from numbers import Integral, Real
@@ -26,12 +27,13 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClusterMixin
 
+from .export import Table, coco, geojson, pieces, polygons, svg, table, write_ome, write_png, write_table, write_tiff
 from .extractors import Extractor
 from .fit import Step, fit, kept_memory, precision, settled
 from .granularity import Hierarchy
-from .images import InputError, load_image, standardise, to_tensor, working_size
-from .labels import as_rgb, by_area, overlay, regions, writing
-from .network import labels_at
+from .images import InputError, filled, read_image, standardise, to_tensor, valid_at, working_size
+from .labels import as_rgb, by_area, overlay, writing
+from .network import labels_at, over_valid
 from .outlines import MergeTree, shrunk
 from .pretrained import check_features, response_net
 from .silhouette import silhouette_phase
@@ -101,7 +103,7 @@ MU["segments"] = MU["clusters"]
 @dataclass(eq=False)
 class Segmentation:
     "One photo, segmented. In a notebook it shows itself as a picture."
-    labels: np.ndarray # (H, W) int64, ids from 0 by falling area (`seeded`: the numbers of the strokes)
+    labels: np.ndarray # (H, W) int64, ids from 0 by falling area (`seeded`: the numbers of the strokes); -1 where there are no data
     image: np.ndarray # (H, W, C) float32 in [0, 1]
     floor: int | None # least number of labels: opt_nC of the silhouette phase, or `min_labels`; None without one
     stop_reason: str # why the fit ended: "floor", "converged", "iterations" or "interrupted"
@@ -110,6 +112,8 @@ class Segmentation:
     seconds: float # for everything but reading the file
     hierarchy: Hierarchy # what answers later questions
     of_patch: np.ndarray | None = None # (n,) the label of each patch of the hierarchy; None: labels were read pixel by pixel
+    valid: np.ndarray | None = None # (H, W) bool, False: a pixel without data; None: every pixel counts
+    meta: dict = field(default_factory=dict) # what the source says of itself, as in `dynaseg.images.Picture`: axes, page, pages, place, size of a pixel
 
     @property
     def kind(self) -> str:
@@ -119,12 +123,12 @@ class Segmentation:
 
     @property
     def n_clusters(self) -> int:
-        "How many labels the map holds."
-        return len(np.unique(self.labels))
+        "How many labels the map holds; -1, no data, is none."
+        return len(np.unique(self.labels if self.valid is None else self.labels[self.valid]))
 
     def regions(self) -> np.ndarray:
-        "(H, W) int64: connected components of the labels, with ids from 0 by falling area."
-        return regions(self.labels)
+        "(H, W) int64: connected components of the labels, with ids from 0 by falling area; pixels that are out stay -1."
+        return pieces(self.labels)
 
     def at(self,
         *,
@@ -142,7 +146,7 @@ class Segmentation:
         if min_size is not None: settings["min_size"] = min_size
         for name in (*asked, "min_size"): settings[name] = _checked(name, settings[name])
         _check_answer(settings)
-        return replace(self, **_answer(self.hierarchy, settings, self.floor), settings=settings)
+        return replace(self, **_answer(self.hierarchy, settings, self.floor, self.valid), settings=settings)
 
     def merge(self,
         a: int, # a label
@@ -154,7 +158,7 @@ class Segmentation:
         if self.kind == "segments" and not _touch(self.labels == a, self.labels == b):
             raise InputError(f"Segments {a} and {b} do not touch, so they cannot be one segment. Choose two neighbours.")
         of_patch = None if self.of_patch is None else np.where(self.of_patch == b, a, self.of_patch)
-        return replace(self, **_ordered(np.where(self.labels == b, a, self.labels), of_patch))
+        return replace(self, **_ordered(np.where(self.labels == b, a, self.labels), of_patch, self.valid))
 
     def split(self,
         a: int, # a label
@@ -165,7 +169,7 @@ class Segmentation:
             raise InputError("These labels were read pixel by pixel and have no patches to split. Ask for at(n_clusters=...) or at(n_segments=...) first.")
         half = self.hierarchy.halves(self.of_patch == a)
         of_patch = np.where(half, self.of_patch.max() + 1, self.of_patch)
-        return replace(self, **_ordered(self.hierarchy.at_pixels(of_patch), of_patch))
+        return replace(self, **_ordered(self.hierarchy.at_pixels(of_patch), of_patch, self.valid))
 
     def seeded(self,
         strokes: np.ndarray, # (H, W) integers: a number for each stroke's colour
@@ -175,10 +179,12 @@ class Segmentation:
         strokes = np.asarray(strokes)
         if strokes.shape != self.labels.shape or strokes.dtype.kind not in "biu":
             raise InputError(f"strokes are {strokes.dtype} of shape {strokes.shape}; expected whole numbers of shape {self.labels.shape}, as the photo.")
+        if self.valid is not None: strokes = np.where(self.valid, strokes, unmarked)
         names = np.unique(strokes[strokes != unmarked])
         if not len(names): raise InputError(f"No pixel is marked: all strokes are {unmarked}, the number for unmarked pixels.")
         colours = np.where(strokes == unmarked, 0, np.searchsorted(names, strokes) + 1)
         labels = names[self.hierarchy.seeded(colours) - 1].astype(np.int64)
+        if self.valid is not None: labels[~self.valid] = -1
         return replace(self, labels=labels, of_patch=None, settings=self.settings | {"n_segments": None, "n_clusters": None, "level": None})
 
     def contours(self,
@@ -188,17 +194,41 @@ class Segmentation:
         return self.hierarchy.contours(doubled)
 
     def _there(self, name, value):
-        if not isinstance(value, Integral) or not (self.labels == value).any():
+        here = self.labels == value if self.valid is None else (self.labels == value) & self.valid
+        if not isinstance(value, Integral) or not here.any():
             raise InputError(f"{name}={value!r} is no label here; expected one from 0 to {self.labels.max()}.")
 
+    def table(self) -> Table:
+        "Measurements, one row for each connected piece of the labels, with the ids of `regions`: see `dynaseg.export.table`."
+        return table(self.labels, self.image, self.meta)
+
+    def polygons(self,
+        crs: str | None = None, # None: the photo's own, pixels if it has none; "pixels"; or another, such as "EPSG:4326" (needs rasterio)
+    ) -> list[dict]:
+        "Outlines, one feature of GeoJSON for each row of `table`, which is its properties: see `dynaseg.export.polygons`. Raises `InputError`."
+        return polygons(self.labels, self.meta, crs, self.table())
+
     def save(self,
-        path: str | os.PathLike, # .png or .tif: label ids; .npz: everything; .csv: the history
+        path: str | os.PathLike, # .png, .tif, .ome.tif: label ids; .csv, .parquet: the table; .geojson, .json (COCO), .svg: outlines; .npz: everything
         overwrite: bool = False, # replace a file that exists
+        nodata: int | None = None, # of label pictures, for pixels that are out: None, the largest number of the pixels; 0: ids count from 1
     ) -> Path: # where it was written
         "Writes whole or not at all. Raises `FileExistsError`, and `InputError` for an unknown suffix or ids that the format cannot hold."
-        write = _WRITERS.get(Path(path).suffix.lower())
-        if write is None: raise InputError(f"{str(path)!r}: expected a name that ends in one of {', '.join(_WRITERS)}.")
+        write = _writer(path)
+        if nodata is not None and write in _PICTURES: write = partial(write, nodata=nodata)
+        elif nodata is not None: raise InputError(f"nodata={nodata!r} is for label pictures (.png, .tif, .ome.tif). Leave it out for {str(path)!r}.")
         with writing(path, overwrite) as draft: write(self, draft)
+        return Path(path)
+
+    def save_history(self,
+        path: str | os.PathLike, # .csv
+        overwrite: bool = False, # replace a file that exists
+    ) -> Path: # where it was written
+        "Writes the history of the fit as a table, one row for each iteration. Raises `FileExistsError`, and `InputError` for another suffix."
+        if Path(path).suffix.lower() != ".csv": raise InputError(f"{str(path)!r}: expected a name that ends in .csv.")
+        names = ["iteration", *self.history]
+        rows = np.column_stack([np.arange(len(self.history["loss"])), *self.history.values()])
+        with writing(path, overwrite) as draft: np.savetxt(draft, rows, fmt="%.8g", delimiter=",", header=",".join(names), comments="")
         return Path(path)
 
     @classmethod
@@ -254,38 +284,51 @@ def _touch(one, other):
     return across.any() or down.any()
 
 # %% ../nbs/11_segmenter.ipynb #da35cb72
-def _answer(hierarchy, settings, floor):
+def _answer(hierarchy, settings, floor, valid):
     "The labels that the settings ask for, by patches: (labels, of_patch) as keywords of a `Segmentation`."
     n_segments, level, least = settings["n_segments"], settings["level"], settings["min_size"]
     if n_segments is not None or level is not None: of_patch = hierarchy.segments(n_segments, level, least, floor or 1)
     else: of_patch = hierarchy.clusters(settings["cluster_level"], least, settings["n_clusters"])
-    return _ordered(hierarchy.at_pixels(of_patch), of_patch)
+    return _ordered(hierarchy.at_pixels(of_patch), of_patch, valid)
 
-def _ordered(labels, of_patch):
-    "Ids by falling area, for pixels and patches alike."
-    ordered = by_area(labels)
+def _ordered(labels, of_patch, valid):
+    "Ids by falling area, for pixels and patches alike; -1 for pixels without data."
+    ordered = by_area(labels, valid)
     if of_patch is None: return {"labels": ordered, "of_patch": None}
     new = np.zeros(max(labels.max(), of_patch.max()) + 1, np.int64)
-    new[labels.ravel()] = ordered.ravel()
+    kept = slice(None) if valid is None else valid
+    new[labels[kept].ravel()] = ordered[kept].ravel()
     return {"labels": ordered, "of_patch": new[of_patch]}
 
 # %% ../nbs/11_segmenter.ipynb #b0f28412
-def _write_picture(seg, path):
-    from PIL import Image
-    most = int(seg.labels.max())
-    if most > 65535 or seg.labels.min() < 0:
-        raise InputError(f"The labels run from {seg.labels.min()} to {most}, and a picture holds 0 to 65535. Save .npz, which holds any.")
-    Image.fromarray(seg.labels.astype(np.uint8 if most < 256 else np.uint16)).save(path)
-
 def _write_npz(seg, path):
-    text = {"settings": json.dumps(seg.settings, default=repr), "stop_reason": seg.stop_reason}
+    text = {"settings": json.dumps(seg.settings, default=repr), "stop_reason": seg.stop_reason, "meta": json.dumps(_packed(seg.meta))}
     numbers = {"floor": -1 if seg.floor is None else seg.floor, "seconds": seg.seconds}
     arrays = {"labels": seg.labels, "image": _compact(seg.image), "soft": seg.hierarchy.soft}
-    if seg.of_patch is not None: arrays["of_patch"] = seg.of_patch
+    for name in ("of_patch", "valid"):
+        if getattr(seg, name) is not None: arrays[name] = getattr(seg, name)
     arrays |= {"patches": seg.hierarchy.patches.astype(np.int32)} | {f"tree_{name}": values for name, values in seg.hierarchy.tree._asdict().items()}
     history = {f"history_{name}": values for name, values in seg.history.items()}
     with open(path, "wb") as file: # given a name, NumPy would append a suffix of its own to some
         np.savez_compressed(file, **arrays, **text, **numbers, **history)
+
+def _packed(value):
+    "The value as JSON can hold it: bytes, tuples and arrays as a list behind the name of their kind."
+    if isinstance(value, dict): return {str(key): _packed(v) for key, v in value.items()}
+    if isinstance(value, bytes): return ["bytes", base64.b64encode(value).decode("ascii")]
+    if isinstance(value, (tuple, list)): return [type(value).__name__ if type(value) in (tuple, list) else "tuple", *map(_packed, value)]
+    if isinstance(value, np.ndarray): return ["array", str(value.dtype), _packed(value.tolist())]
+    if isinstance(value, np.generic): return value.item()
+    return value if value is None or isinstance(value, (str, int, float, bool)) else repr(value)
+
+def _unpacked(value):
+    "What `_packed` was given."
+    if isinstance(value, dict): return {key: _unpacked(v) for key, v in value.items()}
+    if not isinstance(value, list): return value
+    kind, *parts = value
+    if kind == "bytes": return base64.b64decode(parts[0])
+    if kind == "array": return np.array(_unpacked(parts[1]), parts[0])
+    return {"tuple": tuple, "list": list}[kind](map(_unpacked, parts))
 
 def _compact(image):
     "The same numbers in 8 or 16 bits, where that loses nothing."
@@ -299,20 +342,42 @@ def _read_npz(path):
     try:
         with np.load(path, allow_pickle=False) as file: found = dict(file)
         image = found["image"] / np.float32({"u1": 255, "u2": 65535}.get(found["image"].dtype.str[1:], 1))
-        hierarchy = Hierarchy(image, found["soft"])
+        hierarchy = Hierarchy(image, found["soft"], found.get("valid"))
         hierarchy.__dict__ |= {"patches": found["patches"].astype(np.int64), "tree": MergeTree(*(found[f"tree_{name}"] for name in MergeTree._fields))}
         history = {name.removeprefix("history_"): values for name, values in found.items() if name.startswith("history_")}
         floor = int(found["floor"])
         return Segmentation(found["labels"], image, None if floor < 0 else floor, str(found["stop_reason"]), history,
-                            json.loads(str(found["settings"])), float(found["seconds"]), hierarchy, found.get("of_patch"))
+                            json.loads(str(found["settings"])), float(found["seconds"]), hierarchy, found.get("of_patch"), found.get("valid"),
+                            _unpacked(json.loads(str(found.get("meta", "{}")))))
     except (KeyError, ValueError, OSError, EOFError) as e:
         raise InputError(f"{str(path)!r} is no segmentation ({type(e).__name__}: {e}). Expected an .npz file that Segmentation.save wrote.") from e
 
-def _write_history(seg, path):
-    table = np.column_stack([np.arange(len(seg.history["loss"])), *seg.history.values()])
-    np.savetxt(path, table, fmt="%.8g", delimiter=",", header=",".join(["iteration", *seg.history]), comments="")
+def _write_png(seg, path, nodata=None): write_png(seg.labels, path, nodata)
 
-_WRITERS = {".png": _write_picture, ".tif": _write_picture, ".tiff": _write_picture, ".npz": _write_npz, ".csv": _write_history}
+def _write_tiff(seg, path, nodata=None): write_tiff(seg.labels, path, seg.meta, nodata)
+
+def _write_ome(seg, path, nodata=None): write_ome(seg.labels, path, seg.meta, nodata)
+
+def _write_table(seg, path): write_table(seg.table(), path)
+
+def _write_geojson(seg, path): _write_json(geojson(seg.labels, seg.meta, None, seg.table()), path)
+
+def _write_coco(seg, path): _write_json(coco(seg.labels, Path(seg.meta.get("path") or "").name), path)
+
+def _write_svg(seg, path): Path(path).write_text(svg(seg.labels), encoding="utf-8")
+
+def _write_json(content, path): Path(path).write_text(json.dumps(content), encoding="utf-8")
+
+_PICTURES = (_write_png, _write_tiff, _write_ome)
+_WRITERS = {".ome.tif": _write_ome, ".ome.tiff": _write_ome, ".png": _write_png, ".tif": _write_tiff, ".tiff": _write_tiff, ".csv": _write_table,
+            ".parquet": _write_table, ".geojson": _write_geojson, ".json": _write_coco, ".svg": _write_svg, ".npz": _write_npz}
+
+def _writer(path):
+    "What writes a file of that name. Raises `InputError` for an unknown suffix."
+    name = Path(path).name.lower()
+    suffix = next((suffix for suffix in _WRITERS if name.endswith(suffix) and name != suffix), None)
+    if suffix is None: raise InputError(f"{str(path)!r}: expected a name that ends in one of {', '.join(_WRITERS)}.")
+    return _WRITERS[suffix]
 
 # %% ../nbs/11_segmenter.ipynb #59c57644
 class Fitted(NamedTuple):
@@ -401,7 +466,8 @@ def segment(
     given = dict(locals())
     checked = check_settings(**{name: value for name, value in given.items() if name not in ("image", "progress", "callback")})
     progress = _checked("progress", progress)
-    ready = prepare(load_image(image), checked)
+    picture = read_image(image)
+    ready = prepare(picture.pixels, checked, picture.valid, picture.meta)
     with kept_memory(): fitted = _watch(steps_of(ready), checked.settings["T"], ready.stop_at, settled(checked.settings["tol"]), progress, callback)
     return finish(ready, fitted)
 
@@ -493,6 +559,9 @@ class Prepared(NamedTuple):
     floor: int | None # found by the silhouette phase (opt_nC), or given; None without one
     checked: Checked # the settings
     start: float # when work on the photo began, by `time.perf_counter`
+    valid: np.ndarray | None = None # (H, W) bool, the pixels with data; None: all
+    meta: dict = {} # what the source says of itself
+    seen: torch.Tensor | None = None # (h, w) bool, the pixels with data at the working size; None: all
 
     @property
     def stop_at(self) -> int:
@@ -502,22 +571,28 @@ class Prepared(NamedTuple):
 def prepare(
     image: np.ndarray, # (H, W, C) from `load_image`
     checked: Checked, # from `check_settings`
+    valid: np.ndarray | None = None, # (H, W) bool, the pixels with data; None: all
+    meta: dict | None = None, # what the source says of itself, for the result
 ) -> Prepared:
     "Everything that `segment` does to an image before the fit."
     start = time.perf_counter()
     settings = checked.settings
-    x = to_tensor(image, working_size(image.shape[:2], settings["max_pixels"] or None), checked.device)
-    if settings["standardised"] and settings["features"] == "cnn": x = standardise(x) # an extractor of another kind expects [0, 1]
+    size = working_size(image.shape[:2], settings["max_pixels"] or None)
+    x = to_tensor(image, size, checked.device, valid)
+    seen = valid_at(valid, size, checked.device)
+    if settings["standardised"] and settings["features"] == "cnn": x = standardise(x, seen) # an extractor of another kind expects [0, 1]
+    x = filled(x, seen)
     names = ("M", "p", "q", "seed", "features", "weights", "freeze", "padding")
     net = response_net(x.shape[1], **{name: settings[name] for name in names}, like=x)
     floor = settings["min_labels"]
-    if floor == "silhouette": floor = _floor(_seen(settings["on"], image, net, x), settings)
-    return Prepared(image, x, net, floor, checked, start)
+    if floor == "silhouette": floor = _floor(_clustered(settings["on"], image, valid, net, x, seen), settings)
+    return Prepared(image, x, net, floor, checked, start, valid, meta or {}, seen)
 
-def _seen(on, image, net, x):
-    "What the silhouette phase clusters: the image, or the feature map before the fit, (h, w, p)."
-    if on == "image": return image
-    with torch.no_grad(): return net.features(x)[0].permute(1, 2, 0).cpu().numpy()
+def _clustered(on, image, valid, net, x, seen):
+    "What the silhouette phase clusters: the image, or the feature map before the fit, (h, w, p); of pixels with data alone, (n, p)."
+    if on == "image": return image if valid is None else image[valid]
+    with torch.no_grad(), over_valid(net, seen): maps = net.features(x)[0].permute(1, 2, 0)
+    return (maps if seen is None else maps[seen]).cpu().numpy()
 
 def _floor(pixels, settings):
     phase = silhouette_phase(pixels, seed=settings["seed"])
@@ -532,7 +607,8 @@ def steps_of(
     "The fit of a prepared photo, step by step."
     names = ("T", "lr", "momentum", "weight_decay", "autocast")
     how = {name: ready.checked.settings[name] for name in names}
-    return fit(ready.net, ready.x, ready.checked.weighting, ready.stop_at, **how)
+    with over_valid(ready.net, ready.seen):
+        yield from fit(ready.net, ready.x, ready.checked.weighting, ready.stop_at, **how, valid=ready.seen)
 
 # %% ../nbs/11_segmenter.ipynb #57838337
 def finish(
@@ -541,14 +617,15 @@ def finish(
 ) -> Segmentation:
     "Everything that `segment` does after the fit."
     settings = ready.checked.settings
-    used = fitted.response.max(0).indices.unique()
-    response = fitted.response[used]
-    hierarchy = Hierarchy(ready.image, _kept_softmax(response, ready.image))
+    winners = fitted.response.max(0).indices
+    used = (winners if ready.seen is None else winners[ready.seen]).unique()
+    response = filled(fitted.response[used], ready.seen)
+    hierarchy = Hierarchy(ready.image, _kept_softmax(response, ready.image), ready.valid)
     pixel_by_pixel = not settings["cluster_level"] and all(settings[name] is None for name in ("n_segments", "n_clusters", "level"))
-    if pixel_by_pixel: answer = _ordered(labels_at(response, ready.image.shape[:2]).cpu().numpy(), None)
-    else: answer = _answer(hierarchy, settings, ready.stop_at)
+    if pixel_by_pixel: answer = _ordered(labels_at(response, ready.image.shape[:2]).cpu().numpy(), None, ready.valid)
+    else: answer = _answer(hierarchy, settings, ready.stop_at, ready.valid)
     return Segmentation(**answer, image=ready.image, floor=ready.floor, stop_reason=fitted.reason, history=fitted.history, settings=dict(settings),
-                        seconds=time.perf_counter() - ready.start, hierarchy=hierarchy)
+                        seconds=time.perf_counter() - ready.start, hierarchy=hierarchy, valid=ready.valid, meta=dict(ready.meta))
 
 def _kept_softmax(response, image):
     "(h, w, q') float32: the softmax of the labels in use, at no more pixels than patches are looked for at."
