@@ -22,7 +22,7 @@ from .words import document
 class Step(NamedTuple):
     "One reading of the network, before its next update."
     response: torch.Tensor # (q, h, w) float32, detached
-    labels: torch.Tensor # (h, w) int64, argmax of the response
+    labels: torch.Tensor # (h, w) int64, argmax of the response; -1 where there are no data
     n_labels: int # q', labels in use
     weight: float # w
     sim: float # L_sim, nats
@@ -67,6 +67,7 @@ def fit(
     momentum: float = 0.9, # of SGD
     weight_decay: float = 0.0, # of SGD
     autocast: bool = False, # convolutions in bfloat16
+    valid: torch.Tensor | None = None, # (h, w) bool, the pixels with data; None: all
 ) -> Iterator[Step]:
     """Yields T + 1 readings with an SGD update between each two; fewer when q' <= floor, which is the last.
 
@@ -76,9 +77,10 @@ def fit(
         with precision(x.device, autocast): r = net(x)
         response = r.detach()[0]
         labels = response.max(0).indices # the argmax, four times as fast
-        q_prime = int(labels.flatten().bincount().count_nonzero())
+        if valid is not None: labels = labels.masked_fill(~valid, -1)
+        q_prime = int((labels if valid is None else labels[valid]).flatten().bincount().count_nonzero())
         w = weighting(max(q_prime, floor, 1))
-        sim, con, gradient = loss_gradient(response, labels, w)
+        sim, con, gradient = loss_gradient(response, labels, w, valid=valid)
         loss = sim + w * con
         yield Step(response, labels, q_prime, w, sim.item(), con.item(), loss.item())
         if q_prime <= floor or t == T: return
@@ -88,7 +90,7 @@ def fit(
 
 # %% ../nbs/06_fit.ipynb #a723c9fc
 def settled(
-    tol: float, # share of pixels, 0 to 1
+    tol: float, # share of the pixels with data, 0 to 1
     patience: int = 5, # updates in a row
 ) -> Callable[[torch.Tensor], bool]:
     "A watcher of label maps: True once fewer than `tol` of the pixels changed in each of the last `patience` updates."
@@ -96,7 +98,7 @@ def settled(
     calm = 0
     def watch(labels):
         nonlocal last, calm
-        changed = 1.0 if last is None else (labels != last).float().mean().item()
+        changed = 1.0 if last is None else (labels != last)[labels >= 0].float().mean().item()
         calm = calm + 1 if changed < tol else 0
         last = labels
         return calm >= patience

@@ -12,7 +12,7 @@ from numbers import Integral, Real
 
 import numpy as np
 
-from .images import InputError
+from .images import InputError, filled, valid_at
 from .outlines import MergeTree, basins, cut, means, merge_order, perceived, region_graph, resized, shrunk
 from .words import document
 
@@ -124,7 +124,7 @@ def _attached(tree):
 
 def contour_map(
     tree: MergeTree, # of n patches
-    patches: np.ndarray, # (H, W) ids of the patches
+    patches: np.ndarray, # (H, W) ids of the patches; -1: no data
     doubled: bool = False, # the layout of the BSDS tools, with a place between every two pixels
 ) -> np.ndarray: # (H, W) float32, or (2H + 1, 2W + 1)
     "At each border the level at which it goes, 0 elsewhere. A pixel has the highest level of its borders to the right and below."
@@ -149,7 +149,7 @@ def contour_map(
 def _border_levels(tree, one, other):
     "The joining level of each pair of neighbours, 0 within a patch."
     levels = np.zeros(one.shape, np.float32)
-    border = one != other
+    border = (one != other) & (one >= 0) & (other >= 0)
     n = len(tree.edges) + 1
     key, which = np.unique(one[border].astype(np.int64) * n + other[border], return_inverse=True)
     levels[border] = joining_levels(tree, np.stack([key // n, key % n], 1))[which]
@@ -164,18 +164,27 @@ class Hierarchy:
     def __init__(self,
         image: np.ndarray, # (H, W, C) float32 in [0, 1]
         soft: np.ndarray, # (h, w, q') float32, softmax of the network's last reading, its labels in use only
+        valid: np.ndarray | None = None, # (H, W) bool, the pixels with data; None: all
     ):
-        self.image, self.soft = image, soft
+        self.image, self.soft, self.valid = image, soft, valid
+
+    @cached_property
+    def seen(self) -> np.ndarray | None:
+        "(h, w) bool: the pixels with data at the size of the patches; None: all."
+        return None if self.valid is None else valid_at(self.valid, self.colours.shape[:2]).numpy()
 
     @cached_property
     def colours(self) -> np.ndarray:
         "(h, w, C') float32: the photo in `perceived` colours, at the size of the patches."
-        return perceived(shrunk(self.image))
+        small = shrunk(self.image, valid=self.valid)
+        if self.valid is None: return perceived(small)
+        seen = valid_at(self.valid, small.shape[:2]).numpy()
+        return filled(perceived(small, seen), seen)
 
     @cached_property
     def patches(self) -> np.ndarray:
-        "(h, w) int64: ids of the patches."
-        return basins(self.colours)
+        "(h, w) int64: ids of the patches; -1: no data."
+        return basins(self.colours, valid=self.seen)
 
     @cached_property
     def tree(self) -> MergeTree:
@@ -185,7 +194,12 @@ class Hierarchy:
     @cached_property
     def sizes(self) -> np.ndarray:
         "(n,) pixels of each patch, at the size of the patches."
-        return np.bincount(self.patches.ravel())
+        return np.bincount(self.patches[self.patches >= 0])
+
+    @cached_property
+    def islands(self) -> int:
+        "How many parts of the photo pixels without data keep apart: no segment lies in two of them."
+        return 1 + int(np.isinf(self.tree.levels).sum())
 
     @cached_property
     def features(self) -> np.ndarray:
@@ -197,8 +211,8 @@ class Hierarchy:
         min_size: int | None, # pixels of the photo; None: `SPECK` of them
     ) -> float:
         "So many pixels of the photo as pixels of the patches' map."
-        size = self.image.shape[0] * self.image.shape[1]
-        return (SPECK * size if min_size is None else min_size) * self.patches.size / size
+        size = self.image.shape[0] * self.image.shape[1] if self.valid is None else int(self.valid.sum())
+        return (SPECK * size if min_size is None else min_size) * self.sizes.sum() / size
 
     def segments(self,
         n_segments: int | None = None, # so many
@@ -214,6 +228,9 @@ class Hierarchy:
             n_segments = min(floor, len(self.sizes))
         specks = (self.tree.small < least).sum() if min_size is not None else 0
         possible = int(len(self.sizes) - specks)
+        if n_segments < self.islands:
+            warnings.warn(f"n_segments={n_segments}: pixels without data part the photo into {self.islands} pieces, and a segment is connected. "
+                          f"You get {self.islands} segments; n_clusters has no such bound.", stacklevel=4)
         if n_segments > possible:
             why = f"patches that end in an edge: {possible}" if min_size is None else f"segments of at least {min_size} pixels: {possible}"
             warnings.warn(f"n_segments={n_segments}: the photo has fewer {why}. You get those.", stacklevel=4)
@@ -230,9 +247,15 @@ class Hierarchy:
         found = int(parts.max()) + 1
         if not wanted <= found <= MOST_JOINED:
             parts = cut(self.tree, n_segments=self._bounded(wanted, found, n_clusters), min_size=self.scaled(min_size))
+        parts = _like_a_large_one(parts, *self._of_parts(parts))
+        sizes, features = self._of_parts(parts)
+        return joined(sizes, features, min(wanted, len(sizes)))[parts]
+
+    def _of_parts(self, parts):
+        "Pixels and mean features of each part, given the part of each patch."
         sizes = np.bincount(parts, self.sizes)
         sums = np.stack([np.bincount(parts, self.sizes * feature) for feature in self.features.T], 1)
-        return joined(sizes, sums / sizes[:, None], min(wanted, len(sizes)))[parts]
+        return sizes, sums / sizes[:, None]
 
     def _bounded(self, wanted, found, n_clusters):
         "How many segments to join: as many as are wanted at least, if there are as many, and not so many that it takes long."
@@ -245,10 +268,11 @@ class Hierarchy:
         strokes: np.ndarray, # (H, W) integers: colours from 1, 0 where nothing is marked
     ) -> np.ndarray: # (H, W) int64, colours
         "A colour for each pixel of the photo; marked pixels keep theirs."
+        if self.valid is not None: strokes = np.where(self.valid, strokes, 0)
         i, j = strokes.nonzero()
         h, w = self.patches.shape
         marked = strokes[i, j].astype(np.int64)
-        patch = self.patches[i * h // strokes.shape[0], j * w // strokes.shape[1]]
+        patch = self._everywhere[i * h // strokes.shape[0], j * w // strokes.shape[1]]
         counts = np.zeros((len(self.sizes), marked.max(initial=0) + 1), np.int64)
         np.add.at(counts, (patch, marked), 1)
         marks = counts.argmax(1) # the colour of most of its marked pixels
@@ -272,13 +296,29 @@ class Hierarchy:
         ids: np.ndarray, # (n,) a number or truth value for each patch
     ) -> np.ndarray: # (H, W)
         "The map of these numbers at the size of the photo."
-        return enlarged(ids[self.patches], self.image.shape[:2])
+        return enlarged(ids[self._everywhere], self.image.shape[:2])
+
+    @cached_property
+    def _everywhere(self):
+        "(h, w) int64: the patches, with the nearest one where there are no data."
+        return filled(self.patches, self.seen)
 
     def contours(self,
         doubled: bool = False, # the layout of the BSDS tools
     ) -> np.ndarray: # (H, W) float32, or (2H + 1, 2W + 1)
         "The contour map of the photo."
-        return contour_map(self.tree, enlarged(self.patches, self.image.shape[:2]), doubled)
+        patches = enlarged(self._everywhere, self.image.shape[:2])
+        if self.valid is not None: patches = np.where(self.valid, patches, -1)
+        return contour_map(self.tree, patches, doubled)
+
+def _like_a_large_one(parts, sizes, features):
+    "The part of each patch; where there are more than can be joined (many small islands), each of the smaller ones goes to the large one most like it."
+    from scipy.spatial import cKDTree
+    if len(sizes) <= MOST_JOINED: return parts
+    large = np.argsort(-sizes, kind="stable")[:MOST_JOINED]
+    alike = cKDTree(features[large]).query(features)[1]
+    alike[large] = np.arange(MOST_JOINED) # itself, also where two are equal
+    return alike[parts].astype(np.int64)
 
 def _nearest_stroke(labels, strokes, where):
     "The labels, but the colour of the nearest stroke inside `where`, (H, W) bool."

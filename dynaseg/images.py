@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TOPS', 'FEW', 'MANY', 'AXIS_NAMES', 'GEO_TAGS', 'FILLS', 'HUGE', 'InputError', 'MissingFileError', 'Span', 'span',
            'limits', 'count_of_pages', 'Picture', 'read_image', 'load_image', 'pages', 'working_size', 'to_tensor',
-           'valid_at', 'standardise']
+           'valid_at', 'standardise', 'nearest_valid', 'filled']
 
 # %% ../nbs/00_images.ipynb #7419110f
 import io
@@ -1149,6 +1149,25 @@ def standardise(
     spread, mean = torch.std_mean(seen, dim=(2, 3), keepdim=True, correction=0)
     y = (x - mean) / spread.clamp(min=1e-6)
     return y if valid is None else torch.where(valid, y, 0)
+
+def nearest_valid(
+    valid: np.ndarray, # (h, w) bool, at least one of them True
+) -> np.ndarray: # (h, w) int64
+    "For each pixel the place, in the map's pixels row by row, of the nearest pixel with data: its own, if it has some."
+    from scipy.ndimage import distance_transform_edt
+    rows, columns = distance_transform_edt(~valid, return_distances=False, return_indices=True)
+    return rows.astype(np.int64) * valid.shape[1] + columns
+
+
+def filled(
+    maps: "np.ndarray | torch.Tensor", # array (h, w, ...), or tensor (..., h, w)
+    valid, # (h, w) bool, the pixels with data, of the same kind; None: all
+):
+    "The same, but pixels without data have what the nearest pixel with data has."
+    if valid is None: return maps
+    if isinstance(maps, np.ndarray): return maps.reshape(valid.size, *maps.shape[2:])[nearest_valid(valid)]
+    nearest = torch.from_numpy(nearest_valid(valid.cpu().numpy())).to(maps.device)
+    return maps.flatten(-2)[..., nearest]
 
 # %% ../nbs/00_images.ipynb #acc9e612
 document(__name__)

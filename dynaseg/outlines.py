@@ -19,16 +19,18 @@ from .words import document
 def resized(
     maps: np.ndarray, # (h, w, d) float32
     size: tuple[int, int], # (height, width) wanted, pixels
+    valid: np.ndarray | None = None, # (h, w) bool, the pixels with data; None: all
 ) -> np.ndarray: # (height, width, d) float32
     "The maps at another size, by bilinear interpolation that averages when it shrinks."
-    return to_tensor(maps, size)[0].permute(1, 2, 0).numpy()
+    return to_tensor(maps, size, valid=valid)[0].permute(1, 2, 0).numpy()
 
 def shrunk(
     image: np.ndarray, # (H, W, C) float32
     max_pixels: int = 400_000, # of the result: time and memory of what looks for edges stay bounded
+    valid: np.ndarray | None = None, # (H, W) bool, the pixels with data; None: all
 ) -> np.ndarray: # (h, w, C)
     "The image, made smaller if it has more pixels than that."
-    return resized(image, working_size(image.shape[:2], max_pixels))
+    return resized(image, working_size(image.shape[:2], max_pixels), valid)
 
 # %% ../nbs/07_outlines.ipynb #709819b5
 LAB_UNIT = 20 # CIELAB units that count as 1
@@ -36,11 +38,14 @@ LIGHTNESS = 0.7 # what lightness counts beside the two axes of colour; both chos
 
 def perceived(
     image: np.ndarray, # (H, W, C) float32 in [0, 1]
+    valid: np.ndarray | None = None, # (H, W) bool, the pixels with data; None: all
 ) -> np.ndarray: # (H, W, C') float32
     "Colours in which equal distances look about equal: scaled CIELAB for 1 or 3 bands, equal spread of each band otherwise."
     from skimage.color import gray2rgb, rgb2lab
     bands = image.shape[-1]
-    if bands not in (1, 3): return (image - image.mean((0, 1))) / np.maximum(2 * image.std((0, 1)), 1e-4)
+    if bands not in (1, 3):
+        known = image if valid is None else image[valid][None]
+        return (image - known.mean((0, 1))) / np.maximum(2 * known.std((0, 1)), 1e-4)
     colour = image if bands == 3 else gray2rgb(image[..., 0])
     return rgb2lab(colour).astype(np.float32) * np.float32([LIGHTNESS, 1, 1]) / LAB_UNIT
 
@@ -59,15 +64,28 @@ def basins(
     colours: np.ndarray, # (h, w, C') from `perceived`
     crests: float = 0.7, # blur of the landscape on whose crests patches end, pixels
     valleys: float = 1.2, # blur of the one whose every minimum starts a patch: larger gives fewer
+    valid: np.ndarray | None = None, # (h, w) bool, the pixels with data; None: all
 ) -> np.ndarray: # (h, w) int64
-    "Patches that meet where colours change fastest, by scikit-image's `watershed`, ids from 0; each is connected over edges of pixels."
+    "Patches that meet where colours change fastest, by scikit-image's `watershed`, ids from 0; each is connected over edges of pixels. -1: no data."
     from skimage.measure import label
     from skimage.morphology import local_minima
     from skimage.segmentation import watershed
     valley = slope(colours, valleys)
+    if valid is not None: return _basins_within(valley, slope(colours, crests), valid)
     minima = label(local_minima(valley), connectivity=1)
     if valley.max() < 1e-3 or not minima.any(): return np.zeros(colours.shape[:2], np.int64) # one colour, up to rounding, or an even ramp
     return watershed(slope(colours, crests), minima, connectivity=1).astype(np.int64) - 1
+
+def _basins_within(valley, crest, valid):
+    "`basins` of the pixels with data. A part of the picture without a minimum is one patch."
+    from skimage.measure import label
+    from skimage.morphology import local_minima
+    from skimage.segmentation import watershed
+    even = valley[valid].max() < 1e-3
+    minima = label(local_minima(valley) & valid & ~even, connectivity=1)
+    patches = watershed(crest, minima, connectivity=1, mask=valid) if minima.any() else minima
+    alone = label(valid & (patches == 0), connectivity=1)
+    return np.where(alone > 0, alone + patches.max(), patches).astype(np.int64) - 1
 
 # %% ../nbs/07_outlines.ipynb #a96b0782
 SCALES = (0.6, 2.4) # blur of the fine and of the broad steps, pixels
@@ -112,33 +130,38 @@ class RegionGraph(NamedTuple):
 
 # %% ../nbs/07_outlines.ipynb #6b9d6ea8
 def means(
-    patches: np.ndarray, # (h, w) ids from 0
+    patches: np.ndarray, # (h, w) ids from 0; -1: left out
     maps: np.ndarray, # (h, w, d)
 ) -> np.ndarray: # (n, d)
     "The mean of each map over each patch."
+    if patches.min() < 0:
+        kept = patches >= 0
+        maps = maps[kept]
+        patches = patches[kept]
     sums = [np.bincount(patches.ravel(), maps[..., i].ravel()) for i in range(maps.shape[-1])]
     return np.stack(sums, 1) / np.bincount(patches.ravel())[:, None]
 
 # %% ../nbs/07_outlines.ipynb #f7d3871a
 def region_graph(
-    patches: np.ndarray, # (h, w) ids from 0, each in use
+    patches: np.ndarray, # (h, w) ids from 0, each in use; -1: no data
     colours: np.ndarray, # (h, w, C') from `perceived`
     soft: np.ndarray | None = None, # (h', w', q) float32 softmax of the response map, of any size; None: texture is 1 everywhere
 ) -> RegionGraph:
     "The patches as a graph."
     n = patches.max() + 1
     a, b = np.sort(_sides(patches), 0)
-    inside = a == b
+    inside = (a == b) & (a >= 0)
+    between = (a != b) & (a >= 0)
     steps = [_flat(neighbour_steps(colours, sigma)) for sigma in SCALES]
     mixture = np.ones(patches.shape, np.float32)
     features = [means(patches, colours)]
     if soft is not None:
         mixture = resized(texture(soft)[..., None], patches.shape)[..., 0] + LEAST_TEXTURE
         features.append(np.sqrt(means(patches, resized(soft, patches.shape))) / 2)
-    keys, which = np.unique(a[~inside] * n + b[~inside], return_inverse=True)
+    keys, which = np.unique(a[between] * n + b[between], return_inverse=True)
     inner = _sums(a[inside], n, [g[inside] for g in steps])
-    across = [g[~inside] for g in (*steps, np.mean(_sides(mixture), 0))]
-    sizes = np.bincount(patches.ravel()).astype(float)
+    across = [g[between] for g in (*steps, np.mean(_sides(mixture), 0))]
+    sizes = np.bincount(patches[patches >= 0]).astype(float)
     edges = np.stack([keys // n, keys % n], 1)
     return RegionGraph(sizes, np.concatenate(features, 1), inner, edges, _sums(which, len(keys), across))
 
@@ -206,12 +229,12 @@ class _Regions:
 # %% ../nbs/07_outlines.ipynb #fd079bd1
 class MergeTree(NamedTuple):
     "The merges of n patches in their order. The pairs of patches form a spanning tree, and every segmentation is a cut of it."
-    edges: np.ndarray # (n - 1, 2) int64, two patches that touch, one of each of the two parts that merge
-    levels: np.ndarray # (n - 1,) float64, never falling: the cost, as a multiple of the one that 90 % of the merges stay below
-    small: np.ndarray # (n - 1,) float64, pixels of the smaller of the two parts
+    edges: np.ndarray # (n - 1, 2) int64, two patches that touch, one of each of the two parts that merge; last those between islands, which do not touch
+    levels: np.ndarray # (n - 1,) float64, never falling: the cost, as a multiple of the one that 90 % of the merges stay below; inf: parts that do not touch
+    small: np.ndarray # (n - 1,) float64, pixels of the smaller of the two parts; inf for parts that do not touch
 
 def merge_order(
-    graph: RegionGraph, # from `region_graph`; connected
+    graph: RegionGraph, # from `region_graph`; pixels without data may cut it into islands
     share: float = 0.01, # of the borders that are looked at in a round: less is closer to one merge at a time
 ) -> MergeTree:
     "The merges of all regions, the cheapest first."
@@ -225,9 +248,21 @@ def merge_order(
         costs.append(regions.cost[chosen])
         regions.join(target)
     edges, costs = np.concatenate(edges), np.concatenate(costs)
-    typical = np.quantile(costs, TYPICAL) if n > 1 else 1.0
+    typical = np.quantile(costs, TYPICAL) if len(costs) else 1.0
     levels = np.maximum.accumulate(costs) / max(typical, np.finfo(float).tiny)
-    return MergeTree(edges, levels, _smaller_parts(edges, graph.sizes))
+    small = _smaller_parts(edges, graph.sizes)
+    bridges = _bridges(edges, n)
+    never = np.full(len(bridges), np.inf)
+    return MergeTree(np.concatenate([edges, bridges]), np.concatenate([levels, never]), np.concatenate([small, never]))
+
+def _bridges(edges, n):
+    "(k - 1, 2) pairs of patches that connect the k islands which the edges leave."
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+    if len(edges) == n - 1: return np.zeros((0, 2), np.int64)
+    island = connected_components(coo_array((np.ones(len(edges)), edges.T), shape=(n, n)), directed=False)[1]
+    first = np.unique(island, return_index=True)[1].astype(np.int64)
+    return np.stack([first[:-1], first[1:]], 1)
 
 TYPICAL = 0.9 # share of the merges that stay below level 1
 
@@ -267,7 +302,7 @@ def _smaller_parts(edges, sizes):
 def cut(
     tree: MergeTree, # of n patches
     level: float = np.inf, # merges up to this level are carried out
-    n_segments: int | None = None, # instead of a level: so many segments, from 1 to n; `min_size` then only says which merges come first
+    n_segments: int | None = None, # instead of a level: so many segments, from 1 (or the number of islands) to n; `min_size` then only says which merges come first
     min_size: float = 0, # pixels: merges with a smaller part are carried out first
 ) -> np.ndarray: # (n,) int64
     "For each patch the segment, from 0, that it is part of. A coarser cut with the same `min_size` gives unions of a finer one's segments."
@@ -278,6 +313,7 @@ def cut(
     order = np.argsort(levels, kind="stable")
     k = np.searchsorted(levels[order], level, side="right")
     if n_segments is not None: k = n - n_segments
+    k = min(k, np.isfinite(tree.levels).sum()) # islands stay apart
     done = tree.edges[order[:k]]
     graph = coo_array((np.ones(k), done.T), shape=(n, n))
     return connected_components(graph, directed=False)[1].astype(np.int64)

@@ -31,9 +31,9 @@ from .export import Table, coco, geojson, pieces, polygons, svg, table, write_om
 from .extractors import Extractor
 from .fit import Step, fit, kept_memory, precision, settled
 from .granularity import Hierarchy
-from .images import InputError, read_image, standardise, to_tensor, working_size
+from .images import InputError, filled, read_image, standardise, to_tensor, valid_at, working_size
 from .labels import as_rgb, by_area, overlay, writing
-from .network import labels_at
+from .network import labels_at, over_valid
 from .outlines import MergeTree, shrunk
 from .pretrained import check_features, response_net
 from .silhouette import silhouette_phase
@@ -103,7 +103,7 @@ MU["segments"] = MU["clusters"]
 @dataclass(eq=False)
 class Segmentation:
     "One photo, segmented. In a notebook it shows itself as a picture."
-    labels: np.ndarray # (H, W) int64, ids from 0 by falling area (`seeded`: the numbers of the strokes)
+    labels: np.ndarray # (H, W) int64, ids from 0 by falling area (`seeded`: the numbers of the strokes); -1 where there are no data
     image: np.ndarray # (H, W, C) float32 in [0, 1]
     floor: int | None # least number of labels: opt_nC of the silhouette phase, or `min_labels`; None without one
     stop_reason: str # why the fit ended: "floor", "converged", "iterations" or "interrupted"
@@ -123,8 +123,8 @@ class Segmentation:
 
     @property
     def n_clusters(self) -> int:
-        "How many labels the map holds."
-        return len(np.unique(self.labels))
+        "How many labels the map holds; -1, no data, is none."
+        return len(np.unique(self.labels if self.valid is None else self.labels[self.valid]))
 
     def regions(self) -> np.ndarray:
         "(H, W) int64: connected components of the labels, with ids from 0 by falling area; pixels that are out stay -1."
@@ -146,7 +146,7 @@ class Segmentation:
         if min_size is not None: settings["min_size"] = min_size
         for name in (*asked, "min_size"): settings[name] = _checked(name, settings[name])
         _check_answer(settings)
-        return replace(self, **_answer(self.hierarchy, settings, self.floor), settings=settings)
+        return replace(self, **_answer(self.hierarchy, settings, self.floor, self.valid), settings=settings)
 
     def merge(self,
         a: int, # a label
@@ -158,7 +158,7 @@ class Segmentation:
         if self.kind == "segments" and not _touch(self.labels == a, self.labels == b):
             raise InputError(f"Segments {a} and {b} do not touch, so they cannot be one segment. Choose two neighbours.")
         of_patch = None if self.of_patch is None else np.where(self.of_patch == b, a, self.of_patch)
-        return replace(self, **_ordered(np.where(self.labels == b, a, self.labels), of_patch))
+        return replace(self, **_ordered(np.where(self.labels == b, a, self.labels), of_patch, self.valid))
 
     def split(self,
         a: int, # a label
@@ -169,7 +169,7 @@ class Segmentation:
             raise InputError("These labels were read pixel by pixel and have no patches to split. Ask for at(n_clusters=...) or at(n_segments=...) first.")
         half = self.hierarchy.halves(self.of_patch == a)
         of_patch = np.where(half, self.of_patch.max() + 1, self.of_patch)
-        return replace(self, **_ordered(self.hierarchy.at_pixels(of_patch), of_patch))
+        return replace(self, **_ordered(self.hierarchy.at_pixels(of_patch), of_patch, self.valid))
 
     def seeded(self,
         strokes: np.ndarray, # (H, W) integers: a number for each stroke's colour
@@ -179,10 +179,12 @@ class Segmentation:
         strokes = np.asarray(strokes)
         if strokes.shape != self.labels.shape or strokes.dtype.kind not in "biu":
             raise InputError(f"strokes are {strokes.dtype} of shape {strokes.shape}; expected whole numbers of shape {self.labels.shape}, as the photo.")
+        if self.valid is not None: strokes = np.where(self.valid, strokes, unmarked)
         names = np.unique(strokes[strokes != unmarked])
         if not len(names): raise InputError(f"No pixel is marked: all strokes are {unmarked}, the number for unmarked pixels.")
         colours = np.where(strokes == unmarked, 0, np.searchsorted(names, strokes) + 1)
         labels = names[self.hierarchy.seeded(colours) - 1].astype(np.int64)
+        if self.valid is not None: labels[~self.valid] = -1
         return replace(self, labels=labels, of_patch=None, settings=self.settings | {"n_segments": None, "n_clusters": None, "level": None})
 
     def contours(self,
@@ -192,7 +194,8 @@ class Segmentation:
         return self.hierarchy.contours(doubled)
 
     def _there(self, name, value):
-        if not isinstance(value, Integral) or not (self.labels == value).any():
+        here = self.labels == value if self.valid is None else (self.labels == value) & self.valid
+        if not isinstance(value, Integral) or not here.any():
             raise InputError(f"{name}={value!r} is no label here; expected one from 0 to {self.labels.max()}.")
 
     def table(self) -> Table:
@@ -281,19 +284,20 @@ def _touch(one, other):
     return across.any() or down.any()
 
 # %% ../nbs/11_segmenter.ipynb #da35cb72
-def _answer(hierarchy, settings, floor):
+def _answer(hierarchy, settings, floor, valid):
     "The labels that the settings ask for, by patches: (labels, of_patch) as keywords of a `Segmentation`."
     n_segments, level, least = settings["n_segments"], settings["level"], settings["min_size"]
     if n_segments is not None or level is not None: of_patch = hierarchy.segments(n_segments, level, least, floor or 1)
     else: of_patch = hierarchy.clusters(settings["cluster_level"], least, settings["n_clusters"])
-    return _ordered(hierarchy.at_pixels(of_patch), of_patch)
+    return _ordered(hierarchy.at_pixels(of_patch), of_patch, valid)
 
-def _ordered(labels, of_patch):
-    "Ids by falling area, for pixels and patches alike."
-    ordered = by_area(labels)
+def _ordered(labels, of_patch, valid):
+    "Ids by falling area, for pixels and patches alike; -1 for pixels without data."
+    ordered = by_area(labels, valid)
     if of_patch is None: return {"labels": ordered, "of_patch": None}
     new = np.zeros(max(labels.max(), of_patch.max()) + 1, np.int64)
-    new[labels.ravel()] = ordered.ravel()
+    kept = slice(None) if valid is None else valid
+    new[labels[kept].ravel()] = ordered[kept].ravel()
     return {"labels": ordered, "of_patch": new[of_patch]}
 
 # %% ../nbs/11_segmenter.ipynb #b0f28412
@@ -338,7 +342,7 @@ def _read_npz(path):
     try:
         with np.load(path, allow_pickle=False) as file: found = dict(file)
         image = found["image"] / np.float32({"u1": 255, "u2": 65535}.get(found["image"].dtype.str[1:], 1))
-        hierarchy = Hierarchy(image, found["soft"])
+        hierarchy = Hierarchy(image, found["soft"], found.get("valid"))
         hierarchy.__dict__ |= {"patches": found["patches"].astype(np.int64), "tree": MergeTree(*(found[f"tree_{name}"] for name in MergeTree._fields))}
         history = {name.removeprefix("history_"): values for name, values in found.items() if name.startswith("history_")}
         floor = int(found["floor"])
@@ -557,6 +561,7 @@ class Prepared(NamedTuple):
     start: float # when work on the photo began, by `time.perf_counter`
     valid: np.ndarray | None = None # (H, W) bool, the pixels with data; None: all
     meta: dict = {} # what the source says of itself
+    seen: torch.Tensor | None = None # (h, w) bool, the pixels with data at the working size; None: all
 
     @property
     def stop_at(self) -> int:
@@ -572,18 +577,22 @@ def prepare(
     "Everything that `segment` does to an image before the fit."
     start = time.perf_counter()
     settings = checked.settings
-    x = to_tensor(image, working_size(image.shape[:2], settings["max_pixels"] or None), checked.device)
-    if settings["standardised"] and settings["features"] == "cnn": x = standardise(x) # an extractor of another kind expects [0, 1]
+    size = working_size(image.shape[:2], settings["max_pixels"] or None)
+    x = to_tensor(image, size, checked.device, valid)
+    seen = valid_at(valid, size, checked.device)
+    if settings["standardised"] and settings["features"] == "cnn": x = standardise(x, seen) # an extractor of another kind expects [0, 1]
+    x = filled(x, seen)
     names = ("M", "p", "q", "seed", "features", "weights", "freeze", "padding")
     net = response_net(x.shape[1], **{name: settings[name] for name in names}, like=x)
     floor = settings["min_labels"]
-    if floor == "silhouette": floor = _floor(_seen(settings["on"], image, net, x), settings)
-    return Prepared(image, x, net, floor, checked, start, valid, meta or {})
+    if floor == "silhouette": floor = _floor(_clustered(settings["on"], image, valid, net, x, seen), settings)
+    return Prepared(image, x, net, floor, checked, start, valid, meta or {}, seen)
 
-def _seen(on, image, net, x):
-    "What the silhouette phase clusters: the image, or the feature map before the fit, (h, w, p)."
-    if on == "image": return image
-    with torch.no_grad(): return net.features(x)[0].permute(1, 2, 0).cpu().numpy()
+def _clustered(on, image, valid, net, x, seen):
+    "What the silhouette phase clusters: the image, or the feature map before the fit, (h, w, p); of pixels with data alone, (n, p)."
+    if on == "image": return image if valid is None else image[valid]
+    with torch.no_grad(), over_valid(net, seen): maps = net.features(x)[0].permute(1, 2, 0)
+    return (maps if seen is None else maps[seen]).cpu().numpy()
 
 def _floor(pixels, settings):
     phase = silhouette_phase(pixels, seed=settings["seed"])
@@ -598,7 +607,8 @@ def steps_of(
     "The fit of a prepared photo, step by step."
     names = ("T", "lr", "momentum", "weight_decay", "autocast")
     how = {name: ready.checked.settings[name] for name in names}
-    return fit(ready.net, ready.x, ready.checked.weighting, ready.stop_at, **how)
+    with over_valid(ready.net, ready.seen):
+        yield from fit(ready.net, ready.x, ready.checked.weighting, ready.stop_at, **how, valid=ready.seen)
 
 # %% ../nbs/11_segmenter.ipynb #57838337
 def finish(
@@ -607,12 +617,13 @@ def finish(
 ) -> Segmentation:
     "Everything that `segment` does after the fit."
     settings = ready.checked.settings
-    used = fitted.response.max(0).indices.unique()
-    response = fitted.response[used]
-    hierarchy = Hierarchy(ready.image, _kept_softmax(response, ready.image))
+    winners = fitted.response.max(0).indices
+    used = (winners if ready.seen is None else winners[ready.seen]).unique()
+    response = filled(fitted.response[used], ready.seen)
+    hierarchy = Hierarchy(ready.image, _kept_softmax(response, ready.image), ready.valid)
     pixel_by_pixel = not settings["cluster_level"] and all(settings[name] is None for name in ("n_segments", "n_clusters", "level"))
-    if pixel_by_pixel: answer = _ordered(labels_at(response, ready.image.shape[:2]).cpu().numpy(), None)
-    else: answer = _answer(hierarchy, settings, ready.stop_at)
+    if pixel_by_pixel: answer = _ordered(labels_at(response, ready.image.shape[:2]).cpu().numpy(), None, ready.valid)
+    else: answer = _answer(hierarchy, settings, ready.stop_at, ready.valid)
     return Segmentation(**answer, image=ready.image, floor=ready.floor, stop_reason=fitted.reason, history=fitted.history, settings=dict(settings),
                         seconds=time.perf_counter() - ready.start, hierarchy=hierarchy, valid=ready.valid, meta=dict(ready.meta))
 
