@@ -33,9 +33,9 @@ from PIL import Image
 
 from . import __version__
 from .datasets import IMAGE_SUFFIXES, Photos
-from .images import InputError, load_image
+from .images import InputError, Picture, read_image
 from .labels import overlay, writing
-from .segmenter import PRESETS, SETTINGS, Segmentation, check_settings, segment
+from .segmenter import PRESETS, SETTINGS, Segmentation, check_settings, reading_of, segment
 
 try: from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, lockf
 except ImportError: # Windows
@@ -111,9 +111,17 @@ def settings_hash(
         if not Path(weights).is_file():
             raise FileNotFoundError(f"There is no weights file {str(weights)!r}. Check the path.")
         known["weights"] = sha256(weights)
+    if known.get("mask") is not None: known["mask"] = _mask_hash(known["mask"])
     def never_the_same(thing): return token_hex() # a function of the user's own: nobody knows what it does
     text = json.dumps([known, more, __version__], sort_keys=True, default=never_the_same)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+def _mask_hash(mask):
+    "Hash of the mask's content. Raises `FileNotFoundError` if there is no such file."
+    if not isinstance(mask, str): return hashlib.sha256(repr(np.shape(mask)).encode() + np.asarray(mask, bool).tobytes()).hexdigest()
+    path = Path(mask).expanduser()
+    if not path.is_file(): raise FileNotFoundError(f"There is no mask {mask!r}. Check the path.")
+    return sha256(path)
 
 def _kind_of_device(settings):
     "cpu, cuda, ...: which of several equal GPUs makes no difference."
@@ -325,7 +333,7 @@ def in_words(
 
 # %% ../nbs/15_batch.ipynb #7b40d9ae
 def fitted(
-    image: np.ndarray, # (H, W, C)
+    image: "np.ndarray | Picture", # (H, W, C)
     settings: dict, # of `segment`
     fit: Callable = segment, # what is tried
     least: int = 5_000, # pixels; below, it is given up
@@ -333,7 +341,8 @@ def fitted(
     "`segment`, again and again at a quarter of the working resolution while memory does not suffice."
     limit = settings.get("max_pixels")
     if limit is None: limit = PRESETS[settings.get("preset", SETTINGS["preset"])]["max_pixels"]
-    pixels = image.shape[0] * image.shape[1]
+    height, width, *_ = (image.pixels if isinstance(image, Picture) else image).shape
+    pixels = height * width
     if limit: pixels = min(pixels, limit) # 0: no limit
     while True:
         try: return fit(image, **settings)
@@ -403,6 +412,9 @@ class _Job:
         if unknown:
             raise InputError(f"{', '.join(unknown)}: not among the settings of a folder, which are those of `segment` "
                              "but image and callback.")
+        if settings.get("pages") is not None:
+            raise InputError(f"pages={settings['pages']!r}: a folder has one label map for each file. Choose a page, page=2; for a file's every page "
+                             "there is segment(file, pages='all').")
         if suffix not in LABEL_SUFFIXES:
             raise InputError(f"suffix={suffix!r}; expected one of {', '.join(map(repr, LABEL_SUFFIXES))}.")
         self.source = Path(source)
@@ -417,6 +429,7 @@ class _Job:
         self.key = settings_hash(resolved, suffix, overlays)
         self.text = settings_text(resolved, suffix=suffix, overlays=overlays)
         self.max_pixels = resolved["max_pixels"]
+        self.reading = reading_of(resolved)
 
     def refuse_to_replace(self, names):
         "Raises `InputError` if results of these images were made with other settings."
@@ -434,7 +447,7 @@ class _Job:
         facts = dict(bytes=path.stat().st_size, sha256=sha256(path))
         if manifest.done(name, facts["sha256"], self.key): return facts, None
         manifest.begin(name)
-        try: return facts, load_image(path)
+        try: return facts, read_image(path, **self.reading)
         except Exception as e: return facts, e
 
     def row(self, name, future, manifest):

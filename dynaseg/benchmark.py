@@ -23,7 +23,7 @@ from .datasets import BSD500, COCOStuff27, Dataset, ICoseg, VOC2012
 from .images import InputError
 from .network import labels_at
 from .metrics import GROUPS, blank, scorer
-from .segmenter import MU, PRESETS, check_settings, segment
+from .segmenter import MU, PRESETS, READING, check_settings, segment
 from .silhouette import silhouette_phase
 from .speed import measured
 from .words import document
@@ -227,7 +227,7 @@ def _chosen(methods, settings):
     methods, usual = list(methods), signature(segment).parameters
     if bad := [name for name in methods if name not in {*METHODS, *VARIANTS}]:
         raise InputError(f"methods names {bad[0]!r}; expected some of {', '.join([*METHODS, *VARIANTS])}, or a dict with functions.")
-    if bad := [name for name in settings if name not in usual or name in ("image", "seed", "callback")]:
+    if bad := [name for name in settings if name not in usual or name in ("image", "seed", "callback", "pages", *READING)]:
         raise InputError(f"{bad[0]!r} is no setting of segment that can be chosen here.")
     settings = {name: settings[name] for name in usual if name in settings and settings[name] != usual[name].default}
     if "variant" in settings and (bad := [name for name in methods if "variant" in VARIANTS.get(name, ())]):
@@ -240,6 +240,7 @@ def _fitted(all_settings, named):
     "A function of image and seed that runs `segment`, the words and the fingerprint of its settings. Raises `InputError`."
     def f(image, seed, callback=None): return segment(image, seed=seed, progress=False, callback=callback, **all_settings).labels
     resolved = check_settings(**all_settings).settings | {"device": None}
+    resolved = {name: value for name, value in resolved.items() if name not in ("pages", *READING)} # which photo, not how
     mark = zlib.crc32(json.dumps(resolved, sort_keys=True, default=_name).encode())
     return f, " ".join(f"{name}={_name(value)}" for name, value in named.items()), f"{mark:08x}"
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCALE', 'TIE', 'MATRIX', 'KEYS', 'DOUBLES', 'TEXTS', 'LENGTHS', 'UNITS', 'STEP_X', 'STEP_Y', 'LONGITUDE_LATITUDE',
            'pieces', 'Place', 'place_of', 'outlines', 'polygons', 'needed', 'geojson', 'Table', 'table', 'write_table',
-           'storable', 'write_png', 'write_tiff', 'write_ome', 'coco', 'svg']
+           'storable', 'write_png', 'write_tiff', 'write_ome', 'coco', 'svg', 'read_scene']
 
 # %% ../nbs/10z_export.ipynb #exp-imports
 import csv
@@ -19,7 +19,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from .images import InputError
+from .images import InputError, Picture, limits, read_image, span
 from .labels import label_colours
 from .words import document
 
@@ -487,6 +487,61 @@ def _path(ring):
         parts.append(f"H{to_x}" if to_y == y else f"V{to_y}")
         x, y = to_x, to_y
     return "".join(parts) + "Z"
+
+# %% ../nbs/10z_export.ipynb #exp-scene
+def read_scene(
+    path, # of a file that rasterio opens, such as a GeoTIFF
+    max_pixels: int = 4_000_000, # of the copy, at most
+    window: int = 20_000_000, # numbers to read at a time, at most: memory for them is needed
+) -> Picture:
+    "A copy of a large scene with larger pixels, read window by window. Raises `InputError`; needs rasterio."
+    rasterio = needed("rasterio", "geo", "read_scene")
+    try: source = rasterio.open(path)
+    except rasterio.errors.RasterioIOError as e: raise InputError(f"{str(path)!r} cannot be opened by rasterio: {e}") from e
+    with source:
+        step = max(1, int(np.ceil(np.sqrt(source.height * source.width / max_pixels))))
+        means, valid, facts = _shrunk_scene(source, step, window)
+        meta = _scaled_place(source, step)
+    picture = read_image(means, axes="YXC", value_range=limits(facts), nodata=False, mask=valid)
+    known = {"path": str(path), "dtype": str(facts.dtype)}
+    return picture._replace(meta=picture.meta | known | {name: meta[name] for name in ("georeference", "byteorder", "pixel_size") if name in meta})
+
+
+def _shrunk_scene(source, step, window):
+    "The means over squares of step × step pixels (h, w, C), which of them have data, and the facts of the numbers."
+    from rasterio.windows import Window
+    rows = max(1, window // (source.width * source.count * step)) * step
+    parts, spans = [], []
+    for top in range(0, source.height, rows):
+        here = Window(0, top, source.width, min(rows, source.height - top))
+        numbers = np.moveaxis(source.read(window=here), 0, -1)
+        use = source.dataset_mask(window=here) > 0
+        if numbers.dtype.kind == "f": use &= np.isfinite(numbers).all(-1)
+        parts.append(_square_means(numbers, use, step))
+        if use.any(): spans.append(span(numbers[use]))
+    means, valid = (np.concatenate(part) for part in zip(*parts))
+    if not spans: raise InputError(f"{source.name!r}: no pixel has data.")
+    whole = spans[0]._replace(low=min(s.low for s in spans), high=max(s.high for s in spans), whole=all(s.whole for s in spans))
+    return means, valid, whole
+
+
+def _square_means(numbers, use, step):
+    "The means (h, w, C) of the pixels in use over squares, and which squares have any; squares at the border may be smaller."
+    down, across = np.arange(0, numbers.shape[0], step), np.arange(0, numbers.shape[1], step)
+    def sums(values): return np.add.reduceat(np.add.reduceat(values, down, axis=0), across, axis=1)
+    counts = sums(use.astype(np.float64))
+    total = sums(np.where(use[..., None], numbers, 0).astype(np.float64))
+    return (total / np.maximum(counts, 1)[..., None]).astype(np.float32), counts > 0
+
+
+def _scaled_place(source, step):
+    "What `read_image` says of the place of a file with larger pixels."
+    from rasterio.io import MemoryFile
+    transform = source.transform * source.transform.scale(step)
+    with MemoryFile() as memory:
+        with memory.open(driver="GTiff", width=2, height=2, count=1, dtype="uint8", crs=source.crs, transform=transform) as file:
+            file.write(np.arange(4, dtype=np.uint8).reshape(1, 2, 2))
+        return read_image(memory.read()).meta
 
 # %% ../nbs/10z_export.ipynb #exp-document
 document(__name__)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TOPS', 'FEW', 'MANY', 'AXIS_NAMES', 'GEO_TAGS', 'FILLS', 'HUGE', 'InputError', 'MissingFileError', 'Span', 'span',
-           'limits', 'count_of_pages', 'Picture', 'read_image', 'load_image', 'pages', 'working_size', 'to_tensor',
-           'valid_at', 'standardise', 'nearest_valid', 'filled']
+           'limits', 'count_of_pages', 'Picture', 'check_reading', 'read_image', 'load_image', 'pages', 'working_size',
+           'to_tensor', 'valid_at', 'standardise', 'nearest_valid', 'filled']
 
 # %% ../nbs/00_images.ipynb #7419110f
 import io
@@ -15,7 +15,7 @@ import os
 import warnings
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import Callable, NamedTuple, Sequence
 
 import numpy as np
 import tifffile
@@ -287,17 +287,23 @@ def _quiet():
     finally: log.setLevel(level)
 
 # %% ../nbs/00_images.ipynb #img-checked-axes
+def _checked_letters(axes):
+    "The letters in capitals. Raises `InputError` unless each occurs once, with a Y and an X among them."
+    letters = axes.upper() if isinstance(axes, str) else ""
+    if letters.isalpha() and len(set(letters)) == len(letters) and "Y" in letters and "X" in letters: return letters
+    raise InputError(f"axes={axes!r}; expected one letter an axis, such as 'YX', 'YXC' (bands last), 'CYX' (bands first) "
+                     "or 'ZYX' (a stack).")
+
+
 def _checked_axes(
     axes: str, # such as "YXC"
     shape: tuple, # of the array
 ) -> str:
-    "The letters in capitals. Raises `InputError` unless they name each axis once, with a Y and an X among them."
-    letters = axes.upper() if isinstance(axes, str) else ""
-    if not (letters.isalpha() and len(set(letters)) == len(letters) and "Y" in letters and "X" in letters):
-        raise InputError(f"axes={axes!r}; expected one letter an axis, such as 'YX', 'YXC' (bands last), 'CYX' (bands first) or 'ZYX' (a stack).")
-    if len(letters) != len(shape):
-        raise InputError(f"axes={axes!r} names {len(letters)} axes; the image has {len(shape)}, of shape {tuple(shape)}. Name each of them.")
-    return letters
+    "The letters in capitals. Raises `InputError` unless they name each axis of the array once."
+    letters = _checked_letters(axes)
+    if len(letters) == len(shape): return letters
+    raise InputError(f"axes={axes!r} names {len(letters)} axes; the image has {len(shape)}, of shape {tuple(shape)}. "
+                     "Name each of them.")
 
 
 def _split(axes):
@@ -967,6 +973,28 @@ def _checked_range(value_range):
     return low, high
 
 
+def check_reading(
+    axes: str | None = None, # see `read_image`
+    value_range: tuple[float, float] | None = None, # see `read_image`
+    nodata: float | bool | Sequence[float] | None = None, # see `read_image`
+) -> dict: # the same by name, in plain types
+    "What can be checked of these settings without a picture. Raises `InputError`."
+    if axes is not None: axes = _checked_letters(axes)
+    return {"axes": axes, "value_range": _checked_range(value_range), "nodata": _checked_nodata(nodata)}
+
+
+def _checked_nodata(nodata):
+    "A number, a list with one a band, False or None. Raises `InputError`."
+    if nodata is None or isinstance(nodata, (bool, np.bool_)) and not nodata: return nodata if nodata is None else False
+    try:
+        if isinstance(nodata, (str, bytes, bool, np.bool_)): raise TypeError
+        numbers = np.asarray(nodata, float)
+        if numbers.ndim > 1 or numbers.size == 0: raise ValueError
+    except (TypeError, ValueError) as e:
+        raise InputError(f"nodata={nodata!r}; expected a number, one number a band, or False (there is none).") from e
+    return numbers.tolist()
+
+
 def _prepared(
     raw: _Raw, # as it is stored
     nodata, # see `read_image`
@@ -1017,7 +1045,8 @@ def _read_page(image, axes, page, value_range, nodata, mask):
         raw, out, s = _prepared(whole, nodata, mask)
         remarks = [*raw.remarks, *([] if chosen else _doubt(s))]
         if page is None and stack.hint and stack.count > 1:
-            remarks.append(f"This is page {at + 1} of {stack.count} of {stack.name}: say page=2 for another; dynaseg.images.pages reads them all.")
+            remarks.append(f"This is page {at + 1} of {stack.count} of {stack.name}: say page=2 for another, or "
+                           "pages='all' (segment) for all of them.")
         return _finished(raw, out, chosen or limits(s), path=_path_of(image), page=at + 1, pages=stack.count, remarks=remarks)
 
 
@@ -1033,20 +1062,26 @@ def _path_of(image):
 
 # %% ../nbs/00_images.ipynb #684c03f2
 def read_image(
-    image, # path, open file or bytes of one, PIL image, array (H, W) or (H, W, C), tensor (H, W) or (C, H, W), xarray, dask, zarr
+    image, # path, open file or bytes of one, PIL image, array (H, W[, C]), tensor ([C,] H, W), xarray, dask, zarr; a `Picture` stays as it is
     axes: str | None = None, # letters of the axes, such as "CYX" or "ZYX"; None: the source's own, or guessed where beyond doubt
     page: int | None = None, # which picture of several, from 1; None: the first, with a warning
     value_range: tuple[float, float] | None = None, # numbers that become 0 and 1; None: by the rule for numbers
-    nodata: float | bool | None = None, # fill value, or one a band; None: the source's own; False: there is none
+    nodata: float | bool | Sequence[float] | None = None, # fill value, or one a band; None: the source's own; False: there is none
     mask=None, # (H, W) array or image file, nonzero: use the pixel; None: all
 ) -> Picture:
     """The picture: its pixels (H, W, C) float32 in [0, 1], which of them have data, and what the source says of itself.
 
     Warns of what may surprise: a range that was stretched, pixels left out, more pages than one.
     Raises `InputError` for what cannot be used, `MissingFileError` (one of them, and a `FileNotFoundError`) for a path that leads nowhere."""
+    if isinstance(image, Picture): return image
     picture = _read_page(image, axes, page, value_range, nodata, mask)
-    for remark in picture.meta["remarks"]: warnings.warn(remark, stacklevel=2)
+    for remark in picture.meta["remarks"]: warnings.warn(_named(remark, picture.meta["path"]), stacklevel=2)
     return picture
+
+
+def _named(remark, path):
+    "The sentence with the file that it is about, where there is one."
+    return remark if path is None or repr(path) in remark else f"{path!r}: {remark}"
 
 # %% ../nbs/00_images.ipynb #a2aab9d6
 def load_image(
@@ -1054,23 +1089,22 @@ def load_image(
     axes: str | None = None, # see `read_image`
     page: int | None = None, # see `read_image`
     value_range: tuple[float, float] | None = None, # see `read_image`
-    nodata: float | bool | None = None, # see `read_image`
+    nodata: float | bool | Sequence[float] | None = None, # see `read_image`
     mask=None, # see `read_image`
 ) -> np.ndarray: # (H, W, C) float32 in [0, 1]
     """The pixels of `read_image` as a new array of shape (H, W, C), float32, values in [0, 1].
 
     Bands: 1 for grey, 3 (RGB) for colour files, as many as it has for an array or a TIFF file.
     Raises `InputError` for what cannot be used, `MissingFileError` for a path that leads nowhere."""
-    picture = _read_page(image, axes, page, value_range, nodata, mask)
-    for remark in picture.meta["remarks"]: warnings.warn(remark, stacklevel=2)
-    return picture.pixels
+    if isinstance(image, Picture): return image
+    return read_image(image, axes, page, value_range, nodata, mask).pixels
 
 # %% ../nbs/00_images.ipynb #img-pages
 def pages(
     image, # see `read_image`
     axes: str | None = None, # see `read_image`
     value_range: tuple[float, float] | None = None, # see `read_image`; None: by the rule, for all pages together
-    nodata: float | bool | None = None, # see `read_image`
+    nodata: float | bool | Sequence[float] | None = None, # see `read_image`
     mask=None, # see `read_image`; the same for every page
 ): # -> iterator of `Picture`
     """Yields every page of the image as a `Picture`, the numbers of all in one range; each page is read twice for that, and none is kept.
@@ -1083,7 +1117,7 @@ def pages(
         for k in range(stack.count):
             raw, out, s = _prepared(stack.page(k), nodata, mask)
             remarks = [*raw.remarks, *(doubts if k == 0 else [])]
-            for remark in remarks: warnings.warn(f"Page {k + 1} of {stack.count}: {remark}", stacklevel=2)
+            for remark in remarks: warnings.warn(_named(f"Page {k + 1} of {stack.count}: {remark}", _path_of(image)), stacklevel=2)
             yield _finished(raw, out, shared or limits(s), path=_path_of(image), page=k + 1, pages=stack.count, remarks=remarks)
 
 

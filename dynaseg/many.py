@@ -20,10 +20,10 @@ import torch
 from torch import nn
 
 from .network import ResponseNet
-from .images import InputError, load_image, working_size
+from .images import InputError, read_image, working_size
 from .loss import loss_gradient
 from .fit import kept_memory, precision, sgd_step
-from .segmenter import SETTINGS, Checked, Fitted, Segmentation, check_settings, finish, prepare
+from .segmenter import SETTINGS, Checked, Fitted, Segmentation, check_settings, finish, prepare, reading_of, watched
 from .words import document
 
 # %% ../nbs/12_many.ipynb #06ab0009
@@ -170,14 +170,14 @@ def batches(
     return result
 
 # %% ../nbs/12_many.ipynb #06ab001c
-def _all_loaded(images):
-    "The photos as arrays. Raises `InputError` or `FileNotFoundError` that says which one cannot be used."
+def _all_loaded(images, reading):
+    "Each photo as a `Picture`. Raises `InputError` or `FileNotFoundError` that says which one cannot be used."
     if isinstance(images, (str, bytes, os.PathLike)) or not hasattr(images, "__iter__") or getattr(images, "ndim", 4) < 4:
         raise InputError(f"Got one {type(images).__name__}; expected several photos, as a list. For a single photo there is segment, "
                          "for a folder segment_folder.")
     loaded = []
     for i, image in enumerate(images):
-        try: loaded.append(load_image(image))
+        try: loaded.append(read_image(image, **reading))
         except (InputError, FileNotFoundError) as e: raise type(e)(f"images[{i}]: {e}") from e
     return loaded
 
@@ -185,6 +185,8 @@ def _check_many(settings, **counts):
     "Raises `InputError` for what only many photos have to heed."
     if unknown := settings.keys() - SETTINGS.keys():
         raise InputError(f"{', '.join(sorted(unknown))}: no setting here. Many photos take the settings of segment, but no callback.")
+    if settings.get("pages") is not None:
+        raise InputError(f"pages={settings['pages']!r}: here each photo is one picture. For all pages of a file pass dynaseg.images.pages(file) as the photos.")
     if settings.get("features", "cnn") != "cnn" or settings.get("freeze"):
         raise InputError(f"features={settings.get('features', 'cnn')!r}, freeze={settings.get('freeze')!r}: many photos at once are fitted "
                          "with features='cnn' alone, and not frozen. Take segment for the photos one by one.")
@@ -195,6 +197,7 @@ def _check_many(settings, **counts):
 # %% ../nbs/12_many.ipynb #06ab001d
 def _fitted_many(ready, checked, where, check):
     "The fit of each photo of a batch; `where`: what to call them in an error."
+    if ready[0].seen is not None: return [watched(photo) for photo in ready] # pixels without data: one by one
     floors = [photo.stop_at for photo in ready]
     how = {name: checked.settings[name] for name in ("T", "lr", "momentum", "weight_decay", "tol", "autocast")}
     net = many_net([photo.net for photo in ready])
@@ -216,9 +219,15 @@ def _sharing(workers):
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(max(1, threads // workers),)) as pool: yield pool
     finally: torch.set_num_threads(threads) # or threads that start later would take over the pool's number
 
-def _prepared(image, checked):
+def _groups(pictures, checked, batch):
+    "Batches of those without holes; a picture with pixels without data has a fit of its own."
+    whole = [i for i, picture in enumerate(pictures) if picture.valid is None]
+    shared = batches([pictures[i].pixels for i in whole], checked, batch)
+    return [[whole[k] for k in group] for group in shared] + [[i] for i, picture in enumerate(pictures) if picture.valid is not None]
+
+def _prepared(picture, checked):
     "(the photo, ready for its fit; the seconds that it took)."
-    ready = prepare(image, checked)
+    ready = prepare(picture.pixels, checked, picture.valid, picture.meta)
     return ready, time.perf_counter() - ready.start
 
 def _finished(ready, fitted, spent):
@@ -245,9 +254,9 @@ def segment_many(
     from tqdm.auto import tqdm
     _check_many(settings, batch=batch, check=check, workers=workers)
     checked = check_settings(**settings)
-    images = _all_loaded(images)
+    images = _all_loaded(images, reading_of(checked.settings))
     workers = workers or min(16, os.cpu_count() or 1)
-    groups = batches(images, checked, batch)
+    groups = _groups(images, checked, batch)
     finished = {}
     # the process has one list of filters for warnings; threads that change it and set it back may leave a wrong one behind
     with warnings.catch_warnings(), _sharing(workers) as pool, tqdm(total=len(images), delay=1, disable=not progress, desc="photos", leave=False) as bar:
