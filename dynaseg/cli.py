@@ -433,10 +433,12 @@ def evaluate_command(
     subset_seed: Annotated[int, typer.Option(help="Of that choice.")] = 0,
     images: Annotated[Optional[str], typer.Option(help="Which images: names with commas between them.")] = None,
     maps: Annotated[Optional[Path], typer.Option(help="COCO: the folder of fine_to_coarse.json and the curated list. [default: ROOT]")] = None,
-    methods: Annotated[str, typer.Option(help="Names with commas between them.")] = "blank,kmeans,slic,felzenszwalb,dfc,fsf,scf,ours",
+    methods: Annotated[Optional[str], typer.Option(help="Names with commas between them. [default: blank,kmeans,slic,felzenszwalb,dfc,fsf,scf,ours]")] = None,
     seeds: Annotated[str, typer.Option(help="Whole numbers with commas between them.")] = "0",
     at: Annotated[str, typer.Option(help="Updates at which DynaSeg's labels are scored as well.")] = "",
     protocol: Annotated[Optional[str], typer.Option(help="best-overlap or 'per-image Hungarian'. [default: what papers use for the set]")] = None,
+    measures: Annotated[Optional[str], typer.Option(help="region, boundary, or both with a comma between: score whole hierarchies, level by level. METHODS are "
+                                                         "then ours, no network, felzenszwalb, slic, quickshift or normalised cuts. [default: one answer of each method]")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Results, .csv or .parquet; rows that it has already are left out.")] = Path("results.csv"),
     *, settings: dict,
 ):
@@ -446,12 +448,24 @@ def evaluate_command(
     from dynaseg.benchmark import evaluate, protocol_of, table
     from dynaseg.images import InputError
     wanted = _numbers(seeds, "--seeds"), _numbers(at, "--at")
+    names = methods or "blank,kmeans,slic,felzenszwalb,dfc,fsf,scf,ours"
     try:
         records = _dataset(dataset, root, split, images.split(",") if images else subset, subset_seed, maps)
-        rows = evaluate(records, list(dict.fromkeys(["blank", *methods.split(",")])), wanted[0], out, wanted[1], protocol, **settings)
+        if measures: rows, lines = _evaluate_levels(records, methods, wanted, out, measures, protocol, settings)
+        else:
+            rows = evaluate(records, list(dict.fromkeys(["blank", *names.split(",")])), wanted[0], out, wanted[1], protocol, **settings)
+            lines = f"{records!r}, {protocol or protocol_of(records)}\n\n{table(rows)}"
     except (InputError, OSError) as e: _usage(as_options(str(e)))
-    print(f"{records!r}, {protocol or protocol_of(records)}\n\n{table(rows)}")
+    print(lines)
     if any(row["error"] for row in rows): raise typer.Exit(1)
+
+def _evaluate_levels(records, methods, wanted, out, measures, protocol, settings):
+    "Rows and table of hierarchies. Raises `InputError`."
+    from dynaseg.hierarchies import FAMILIES, evaluate_levels, level_table
+    from dynaseg.images import InputError
+    if wanted[1] or protocol: raise InputError("--at and --protocol are for single answers; leave them out with --measures.")
+    rows = evaluate_levels(records, methods.split(",") if methods else list(FAMILIES), wanted[0], out, measures.split(","), **settings)
+    return rows, f"{records!r}, {measures}\n\n{level_table(rows)}"
 
 def _dataset(name, root, split, subset, seed, maps):
     "The data set of that name. Raises `InputError`, `FileNotFoundError`."
@@ -468,12 +482,16 @@ def _dataset(name, root, split, subset, seed, maps):
 @app.command("report", cls=_Command)
 def report_command(
     results: Annotated[list[Path], typer.Argument(metavar="RESULTS...", help="Files that evaluate wrote.", show_default=False)],
-    against: Annotated[str, typer.Option(help="The method that the others are compared with.")] = "felzenszwalb",
+    against: Annotated[Optional[str], typer.Option(help="The method that the others are compared with. [default: felzenszwalb; 'no network' for rows of levels]")] = None,
 ):
     "Print the table of results, and the differences from one method with paired bootstrap intervals."
     from dynaseg.benchmark import read_rows, report
+    from dynaseg.hierarchies import level_report
     from dynaseg.images import InputError
-    try: print(report(read_rows(*results), against))
+    try:
+        rows = read_rows(*results)
+        if rows and "level" in rows[0]: print(level_report(rows, against or "no network"))
+        else: print(report(rows, against or "felzenszwalb"))
     except (InputError, OSError) as e: _usage(str(e))
 
 # %% ../nbs/19_cli.ipynb #bdf26988

@@ -88,12 +88,12 @@ TINY = sys.float_info.min # the least number above 0
 
 # %% ../nbs/11_segmenter.ipynb #36c936ab
 PRESETS = {
-    "clusters": dict(level=None, cluster_level=1.2, M=2, p=32, q=32, standardised=True, padding="replicate", T=20, lr=0.1, momentum=0.9,
+    "clusters": dict(level=None, cluster_level=1.4, M=2, p=32, q=32, standardised=True, padding="replicate", T=20, lr=0.1, momentum=0.9,
                      weight_decay=0.0, tol=0.002, max_pixels=40_000),
     "paper": dict(level=None, cluster_level=0.0, M=3, p=100, q=100, standardised=False, padding="zeros", T=1000, lr=0.1, momentum=0.9,
                   weight_decay=0.0, tol=0.0, max_pixels=0),
 }
-PRESETS["segments"] = PRESETS["clusters"] | dict(level=1.2)
+PRESETS["segments"] = PRESETS["clusters"] | dict(level=1.4)
 
 # %% ../nbs/11_segmenter.ipynb #c2a54ff7
 MU = {"paper": DEFAULT_MU, "clusters": DEFAULT_MU | {"fsf": 40.0, "scf": 5.0}} # labels
