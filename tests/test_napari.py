@@ -67,7 +67,8 @@ def viewer(monkeypatch):
     import napari
     from npe2 import PluginManager, PluginManifest
     manager = PluginManager.instance()
-    if "dynaseg" not in list(manager): manager.register(PluginManifest.from_file(MANIFEST))
+    manager.discover()
+    if "dynaseg" not in [manifest.name for manifest in manager.iter_manifests()]: manager.register(PluginManifest.from_file(MANIFEST))
     viewer = napari.Viewer(show=False)
     yield viewer
     viewer.close()
