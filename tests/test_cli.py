@@ -100,6 +100,33 @@ def test_json_is_one_object_for_each_image(cli, folder, photo):
         assert isinstance(said["floor"], int) and Path(said["overlay"]).is_file() and Path(said["history"]).is_file()
 
 
+def test_format_says_what_is_written(cli, folder, photo):
+    code, out, err = cli("segment", "photo.png", "--format", "tif, .csv,geojson,json,csv", "--json", *SMALL)
+    assert (code, err) == (0, "")
+    said = json.loads(out)
+    names = ["labels.tif", "regions.csv", "regions.geojson", "coco.json", "overlay.png", "history.csv", "settings.json"]
+    assert said["files"] == [str(Path("segments", "photo", name)) for name in names] and sorted(names) == sorted(os.listdir(folder / "segments" / "photo"))
+    assert said["labels"].endswith("labels.tif") and said["regions"].endswith("regions.csv") and said["regions.geojson"].endswith("regions.geojson")
+    labels = np.asarray(Image.open(said["labels"]))
+    rows = (folder / said["regions"]).read_text().splitlines()
+    assert rows[0].startswith("id,cluster,area") and len(rows) - 1 == len(json.loads(Path(said["regions.geojson"]).read_text())["features"])
+    assert said["n_labels"] == labels.max() + 1
+
+
+@pytest.mark.parametrize("wrong", ["gif", "png,jpg", "", ","])
+def test_formats_that_are_not_known(cli, folder, wrong):
+    code, out, err = cli("segment", "photo.png", "--format", wrong, *SMALL)
+    assert code == 2 and out == "" and "--format" in err and "ome.tif, csv, parquet, geojson" in err and not (folder / "segments").exists()
+
+
+def test_parquet_without_pyarrow_is_said_before_the_work(cli, folder, monkeypatch):
+    import dynaseg.cli
+    there = dynaseg.cli.find_spec
+    monkeypatch.setattr(dynaseg.cli, "find_spec", lambda name: None if name == "pyarrow" else there(name))
+    code, out, err = cli("segment", "photo.png", "--format", "parquet", *SMALL)
+    assert code == 2 and "pip install 'dynaseg[parquet]'" in err and not (folder / "segments").exists()
+
+
 def test_demo(process, folder):
     done = process("demo")
     said = done.stdout.decode()

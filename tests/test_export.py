@@ -501,3 +501,31 @@ def test_nothing_here_warns():
         warnings.simplefilter("error")
         for make in (pieces, outlines, polygons, geojson, coco, svg): make(SMALL)
         table(SMALL, IMAGE)
+
+
+# --- scenes
+
+@need("rasterio")
+@pytest.mark.parametrize("window", [1, 500, 10**6])
+def test_a_scene_is_read_window_by_window_into_means_of_squares(tmp_path, window):
+    import rasterio
+    from rasterio.transform import from_origin
+    rng = np.random.default_rng(0)
+    numbers = rng.integers(1, 4000, (2, 30, 47)).astype(np.uint16)
+    numbers[:, :5, :9] = 0
+    with rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", width=47, height=30, count=2, dtype="uint16", nodata=0, crs="EPSG:32632",
+                       transform=from_origin(1000, 2000, 10, 10)) as file: file.write(numbers)
+    copy = export.read_scene(tmp_path / "a.tif", max_pixels=200, window=window)  # squares of 3 × 3
+    assert copy.pixels.shape == (10, 16, 2) and place_of(copy.meta) == Place((30, 0, 1000, 0, -30, 2000), 32632, "m", (30, 30))
+    assert copy.meta["value_range"] == (0, 4095) and copy.meta["dtype"] == "uint16" and copy.meta["path"] == str(tmp_path / "a.tif")
+    for row, column in np.ndindex(10, 16):
+        square = numbers[:, 3 * row:3 * row + 3, 3 * column:3 * column + 3].reshape(2, -1)
+        some = square[:, square.any(0)].astype(float)
+        assert copy.valid[row, column] == (some.size > 0)
+        if some.size: np.testing.assert_allclose(copy.pixels[row, column] * 4095, some.mean(1), rtol=1e-5)
+
+
+@need("rasterio")
+def test_a_scene_that_is_none(tmp_path):
+    (tmp_path / "a.tif").write_text("no scene")
+    with pytest.raises(InputError, match="cannot be opened by rasterio"): export.read_scene(tmp_path / "a.tif")

@@ -74,7 +74,7 @@ def demo(clean, tmp_path_factory):
 def test_the_wheel_holds_the_package_and_nothing_else(wheel, settings):
     names = zipfile.ZipFile(wheel).namelist()
     package = {n for n in names if n.startswith("dynaseg/")}
-    assert package == {f"dynaseg/{p.name}" for p in (ROOT / "dynaseg").glob("*.py")}
+    assert package == {f"dynaseg/{p.name}" for p in (ROOT / "dynaseg").glob("*.py")} | {"dynaseg/napari.yaml"}
     rest = {n.split("/", 1)[0] for n in names} - {"dynaseg"}
     assert rest == {f"dynaseg-{settings['version']}.dist-info"}
     assert any(n.endswith("LICENSE") for n in names)
@@ -89,13 +89,14 @@ def test_metadata_says_what_settings_ini_says(wheel, settings):
     needs = [r for r in meta.get_all("Requires-Dist") if "extra" not in r]
     assert sorted(r.replace(" ", "") for r in needs) == sorted(settings["requirements"].split())
     extras = {name.removesuffix("_requirements"): settings[name].split() for name in settings if name.endswith("_requirements")}
-    assert sorted(meta.get_all("Provides-Extra")) == sorted(extras) == ["dev", "timm"]
+    assert sorted(meta.get_all("Provides-Extra")) == sorted(extras) == ["dev", "geo", "napari", "parquet", "timm"]
     plain = lambda requirement: (requirement.name, requirement.specifier) # without the marker
     for extra, packages in extras.items():
         marked = [r for r in map(Requirement, meta.get_all("Requires-Dist")) if f'extra == "{extra}"' in str(r.marker)]
         assert set(map(plain, marked)) == {plain(Requirement(p)) for p in packages}
     entry_points = archive.read(next(n for n in archive.namelist() if n.endswith("entry_points.txt"))).decode()
     assert "dynaseg=dynaseg.cli:main" in entry_points.replace(" ", "")
+    assert "[napari.manifest]\ndynaseg = dynaseg:napari.yaml" in entry_points
     assert "MIT" in (meta["License-Expression"] or meta["License"])
     assert len(meta.get_payload()) > 500  # the README
 

@@ -17,6 +17,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import tifffile
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -414,8 +415,7 @@ def test_pages(quick, photo):
 
 
 def test_a_stack_says_that_it_is_one(tmp_path, quick, photo):
-    import tifffile
-    tifffile.imwrite(tmp_path / "stack.tif", np.stack([photo[..., 0]] * 8), photometric="minisblack")
+        tifffile.imwrite(tmp_path / "stack.tif", np.stack([photo[..., 0]] * 8), photometric="minisblack")
     with pytest.warns(UserWarning, match="This is page 1 of 8 of .*stack.tif"): seg = segment(tmp_path / "stack.tif", **quick)
     assert (seg.meta["page"], seg.meta["pages"]) == (1, 8)
 
@@ -875,15 +875,62 @@ def test_ids_that_a_picture_cannot_hold_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_csv_is_the_history(seg, tmp_path):
-    seg.save(tmp_path / "history.csv")
+def test_the_history_is_a_table_of_its_own(seg, tmp_path):
+    assert seg.save_history(tmp_path / "history.csv") == tmp_path / "history.csv"
     with open(tmp_path / "history.csv", newline="") as file: rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["iteration", *HISTORY] and [int(r["iteration"]) for r in rows] == list(range(len(seg.history["loss"])))
     for name in HISTORY: np.testing.assert_allclose([float(r[name]) for r in rows], seg.history[name], rtol=1e-6)
     assert all(r["n_labels"].isdigit() for r in rows)
 
 
-@pytest.mark.parametrize("name", ["labels.png", "result.npz", "history.csv", "labels.tif"])
+def test_a_history_is_not_written_over_nor_under_another_suffix(seg, tmp_path):
+    with pytest.raises(InputError, match="ends in .csv"): seg.save_history(tmp_path / "history.json")
+    (tmp_path / "history.csv").write_text("precious")
+    with pytest.raises(FileExistsError): seg.save_history(tmp_path / "history.csv")
+    assert (tmp_path / "history.csv").read_text() == "precious"
+
+
+def test_table_polygons_and_masks_have_the_ids_of_the_regions(seg, tmp_path):
+    ids = seg.regions()
+    rows = seg.table().rows()
+    assert [row["area"] for row in rows] == np.bincount(ids.ravel()).tolist()
+    for row, feature in zip(rows, seg.polygons(), strict=True):
+        assert feature["properties"] == row and feature["id"] == row["id"] and row["cluster"] == seg.labels[ids == row["id"]][0]
+    for name in ("regions.csv", "regions.geojson", "coco.json", "regions.svg"): seg.save(tmp_path / name)
+    with open(tmp_path / "regions.csv", newline="") as file: assert [int(row["area"]) for row in csv.DictReader(file)] == [row["area"] for row in rows]
+    assert json.loads((tmp_path / "regions.geojson").read_text())["features"] == seg.polygons()
+    assert [a["area"] for a in json.loads((tmp_path / "coco.json").read_text())["annotations"]] == [row["area"] for row in rows]
+    assert (tmp_path / "regions.svg").read_text().count("<path") == len(rows)
+
+
+def test_segments_keep_their_ids_in_the_table(seg):
+    few = seg.at(n_segments=6)
+    assert (few.regions() == few.labels).all() and few.table()["id"].tolist() == few.table()["cluster"].tolist() == list(range(6))
+
+
+def test_a_place_goes_from_file_to_file(photo, quick, tmp_path):
+    tags = [(33550, "d", 3, (2, 2, 0), True), (33922, "d", 6, (0, 0, 0, 100, 900, 0), True), (34735, "H", 12, (1, 1, 0, 2, 1024, 0, 1, 1, 3072, 0, 1, 32632), True)]
+    tifffile.imwrite(tmp_path / "photo.tif", photo, extratags=tags, photometric="rgb", metadata=None)
+    placed = segment(tmp_path / "photo.tif", **quick).at(n_segments=4)
+    placed.save(tmp_path / "labels.tif")
+    placed.save(tmp_path / "regions.geojson")
+    assert read_image(tmp_path / "labels.tif").meta["georeference"] == read_image(tmp_path / "photo.tif").meta["georeference"]
+    collection = json.loads((tmp_path / "regions.geojson").read_text())
+    corners = [point for feature in collection["features"] for ring in feature["geometry"]["coordinates"] for point in ring]
+    assert collection["crs"]["properties"]["name"].endswith("EPSG::32632") and [min(corners), max(corners)] == [[100, 852], [160, 900]]
+    assert placed.table()["area"].sum() == photo.shape[0] * photo.shape[1]
+
+
+def test_nodata_is_for_label_pictures(tmp_path):
+    some = painted(np.array([[0, 1, -1], [0, 0, -1]]))
+    some.save(tmp_path / "a.png"), some.save(tmp_path / "b.tif", nodata=0)
+    assert np.asarray(Image.open(tmp_path / "a.png")).tolist() == [[0, 1, 255], [0, 0, 255]]
+    assert np.asarray(Image.open(tmp_path / "b.tif")).tolist() == [[1, 2, 0], [1, 1, 0]]
+    with pytest.raises(InputError, match="nodata=0 is for label pictures"): some.save(tmp_path / "c.csv", nodata=0)
+    assert some.table()["area"].tolist() == [3, 1] and len(some.polygons()) == 2 and some.regions().tolist() == [[0, 1, -1], [0, 0, -1]]
+
+
+@pytest.mark.parametrize("name", ["labels.png", "result.npz", "regions.csv", "labels.tif", "labels.ome.tif", "regions.geojson"])
 def test_nothing_is_overwritten_unless_asked(seg, tmp_path, name):
     path = tmp_path / name
     path.write_text("precious")
