@@ -415,7 +415,7 @@ def test_pages(quick, photo):
 
 
 def test_a_stack_says_that_it_is_one(tmp_path, quick, photo):
-        tifffile.imwrite(tmp_path / "stack.tif", np.stack([photo[..., 0]] * 8), photometric="minisblack")
+    tifffile.imwrite(tmp_path / "stack.tif", np.stack([photo[..., 0]] * 8), photometric="minisblack")
     with pytest.warns(UserWarning, match="This is page 1 of 8 of .*stack.tif"): seg = segment(tmp_path / "stack.tif", **quick)
     assert (seg.meta["page"], seg.meta["pages"]) == (1, 8)
 
