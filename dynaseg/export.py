@@ -27,9 +27,9 @@ from .words import document
 def pieces(
     labels: np.ndarray, # (H, W) integers, -1: out
 ) -> np.ndarray: # (H, W) int64, -1: out
-    """The connected pieces of equal labels, with ids from 0 by falling area; of equal areas the smaller label comes first.
+    """The connected pieces of equal labels, with ids from 0 by falling area.
 
-    So labels that are such ids already stay as they are. Raises `InputError`."""
+    Of equal areas the smaller label comes first. So labels that are such ids already stay as they are. Raises `InputError`."""
     from skimage.measure import label
     labels = _checked_labels(labels)
     found = label(labels, background=-1, connectivity=1) # 0: out
@@ -45,9 +45,11 @@ def _checked_labels(labels):
     "The label map as int64. Raises `InputError` for something else."
     labels = np.asarray(labels)
     if labels.ndim != 2 or labels.dtype.kind not in "iu":
-        raise InputError(f"The labels are {labels.dtype} of shape {labels.shape}; expected whole numbers of shape (H, W).")
+        raise InputError(f"The labels are {labels.dtype} of shape {labels.shape}; "
+                         "expected whole numbers of shape (H, W).")
     if labels.size == 0 or labels.min() < -1 or labels.max() < 0 or labels.max() > 2**62:
-        raise InputError(f"The labels run from {labels.min(initial=0)} to {labels.max(initial=0)}; expected ids from 0, and -1 for pixels that are out.")
+        raise InputError(f"The labels run from {labels.min(initial=0)} to {labels.max(initial=0)}; "
+                         "expected ids from 0, and -1 for pixels that are out.")
     return labels.astype(np.int64)
 
 # %% ../nbs/10z_export.ipynb #exp-place-of
@@ -61,7 +63,8 @@ class Place(NamedTuple):
 
 SCALE, TIE, MATRIX, KEYS, DOUBLES, TEXTS = 33550, 33922, 34264, 34735, 34736, 34737 # tags of the GeoTIFF standard
 LENGTHS = {9001: "m", 9002: "ft", 9003: "us_ft"} # EPSG's numbers of units
-UNITS = {"µm": "um", "μm": "um", "micron": "um", "microns": "um", "micrometer": "um", "meter": "m", "metre": "m", "pixel": None, "pixels": None, "": None}
+UNITS = {"µm": "um", "μm": "um", "micron": "um", "microns": "um", "micrometer": "um", "meter": "m", "metre": "m",
+         "pixel": None, "pixels": None, "": None} # by what files call them
 
 
 def place_of(
@@ -122,7 +125,7 @@ STEP_Y = np.array([0, 1, 0, -1])
 
 
 def _edges(ids):
-    "Edges of pixels between segments: (x, y, direction) where each begins, with its segment on the right, and that segment."
+    "Edges of pixels between segments: x and y where each begins, its direction, and the segment on its right."
     framed = np.pad(ids, 1, constant_values=-1)
     own = framed[1:-1, 1:-1]
     beyond = (framed[:-2, 1:-1], framed[1:-1, 2:], framed[2:, 1:-1], framed[1:-1, :-2]) # above, right, below, left
@@ -137,10 +140,15 @@ def _edges(ids):
 def _following(ids, x, y, direction, segment):
     "For each edge the number of the next one of its outline, and whether the outline turns there."
     framed = np.pad(ids, 1, constant_values=-1)
-    end_x, end_y = x + STEP_X[direction], y + STEP_Y[direction]
-    ahead_x, ahead_y = STEP_X[direction], STEP_Y[direction]
-    left, right = (framed[end_y + (1 + ahead_y - s * ahead_x) // 2, end_x + (1 + ahead_x + s * ahead_y) // 2] == segment for s in (1, -1))
-    turn = np.where(left, -1, np.where(right, 0, 1))
+    ahead_x = STEP_X[direction]
+    ahead_y = STEP_Y[direction]
+    end_x = x + ahead_x
+    end_y = y + ahead_y
+    def is_ahead(side): # 1: on the left, -1: on the right
+        row = end_y + (1 + ahead_y - side * ahead_x) // 2
+        column = end_x + (1 + ahead_x + side * ahead_y) // 2
+        return framed[row, column] == segment
+    turn = np.where(is_ahead(1), -1, np.where(is_ahead(-1), 0, 1))
     width = ids.shape[1] + 1
     key = (y * width + x) * 4 + direction
     wanted = (end_y * width + end_x) * 4 + (direction + turn) % 4
@@ -168,7 +176,7 @@ def outlines(
 ) -> dict[int, list[np.ndarray]]: # by id: rings (n, 2), the corners (x, y) in pixels
     """The outlines of segments along the edges of pixels: first the ring around the outside, then those around holes.
 
-    Corners only, and the first is not repeated. Rings do not cross or touch themselves, and have the segment on their right."""
+    Corners only, and the first is not repeated. No ring crosses or touches itself; the segment is on its right."""
     ids = _checked_labels(ids)
     x, y, direction, segment = _edges(ids)
     following, turns = _following(ids, x, y, direction, segment)
@@ -194,8 +202,8 @@ def _area(points):
 def polygons(
     labels: np.ndarray, # (H, W) integers, -1: out
     meta: dict | None = None, # of `read_image`: says the photo's place
-    crs: str | None = None, # None: the photo's own, pixels if it has none; "pixels"; or another, such as "EPSG:4326" (needs rasterio)
-    properties: dict[str, Sequence] | None = None, # more of each segment, by name: entries in the order of ids, such as a `Table`
+    crs: str | None = None, # None: the photo's own, pixels if it has none; "pixels"; "EPSG:4326" or another (needs rasterio)
+    properties: dict[str, Sequence] | None = None, # more of each segment, by name, in the order of ids: a `Table`
 ) -> list[dict]: # features of GeoJSON, by rising id
     """The segments as polygons along the edges of pixels, so that drawing them again gives the labels exactly.
 
@@ -206,9 +214,10 @@ def polygons(
     placed = _placed(meta, crs)
     found = []
     for row, (i, rings) in enumerate(sorted(outlines(ids).items())):
-        about = {"id": i, "cluster": owner[i]} | {name: _plain(column[row]) for name, column in (properties or {}).items()}
-        coordinates = [_closed(placed(ring), hole=k > 0) for k, ring in enumerate(rings)]
-        found.append({"type": "Feature", "id": i, "properties": about, "geometry": {"type": "Polygon", "coordinates": coordinates}})
+        about = {"id": i, "cluster": owner[i]}
+        about |= {name: _plain(column[row]) for name, column in (properties or {}).items()}
+        outline = {"type": "Polygon", "coordinates": [_closed(placed(ring), hole=k > 0) for k, ring in enumerate(rings)]}
+        found.append({"type": "Feature", "id": i, "properties": about, "geometry": outline})
     return found
 
 
@@ -225,16 +234,27 @@ def _placed(meta, crs):
     "A function from corners in pixels to coordinates. Raises `InputError` for a CRS that cannot be had."
     place = place_of(meta)
     if crs == "pixels" or crs is None and place.transform is None: return lambda points: points
-    if place.transform is None: raise InputError(f"crs={crs!r}: the photo does not say where it lies. Leave crs out, for pixels.")
-    a, b, c, d, e, f = place.transform
-    def own(points): return np.stack([a * points[:, 0] + b * points[:, 1] + c, d * points[:, 0] + e * points[:, 1] + f], 1)
+    if place.transform is None:
+        raise InputError(f"crs={crs!r}: the photo does not say where it lies. Leave crs out, for pixels.")
+    def own(points): return _on_the_map(points, place.transform)
     if crs is None or _same_crs(crs, place.epsg): return own
-    if place.epsg is None: raise InputError(f"crs={crs!r}: the photo's own CRS has no EPSG number, so that nothing can be converted. Leave crs out.")
-    warp, errors = needed("rasterio.warp", "geo", f"crs={crs!r}"), needed("rasterio.errors", "geo", f"crs={crs!r}")
+    if place.epsg is None:
+        raise InputError(f"crs={crs!r}: the photo's own CRS has no EPSG number, so that nothing can be converted. "
+                         "Leave crs out.")
+    warp = needed("rasterio.warp", "geo", f"crs={crs!r}")
+    errors = needed("rasterio.errors", "geo", f"crs={crs!r}")
     def moved(points):
         try: return np.stack(warp.transform(f"EPSG:{place.epsg}", crs, *own(points).T), 1)
-        except errors.CRSError as error: raise InputError(f"crs={crs!r}; expected a name such as 'EPSG:4326'. ({error})") from error
+        except errors.CRSError as e:
+            raise InputError(f"crs={crs!r}; expected a name such as 'EPSG:4326'. ({e})") from e
     return moved
+
+
+def _on_the_map(points, transform):
+    "Corners (n, 2) in pixels as coordinates, by the equations above."
+    a, b, c, d, e, f = transform
+    x, y = points.T
+    return np.stack([a * x + b * y + c, d * x + e * y + f], 1)
 
 
 def _same_crs(crs, epsg): return epsg is not None and str(crs).upper() == f"EPSG:{epsg}"
@@ -247,8 +267,9 @@ def needed(
 ):
     "The module. Raises `InputError` with what to install where it is missing."
     try: return importlib.import_module(module)
-    except ImportError as error:
-        raise InputError(f"{what} needs {module.split('.')[0]}, which is not installed: pip install 'dynaseg[{extra}]'.") from error
+    except ImportError as e:
+        name = module.split(".")[0]
+        raise InputError(f"{what} needs {name}, which is not installed: pip install 'dynaseg[{extra}]'.") from e
 
 # %% ../nbs/10z_export.ipynb #exp-geojson
 LONGITUDE_LATITUDE = 4326 # EPSG's number of the one CRS of RFC 7946
@@ -267,7 +288,8 @@ def geojson(
     if name not in (None, "pixels", f"EPSG:{LONGITUDE_LATITUDE}"):
         collection["crs"] = {"type": "name", "properties": {"name": "urn:ogc:def:crs:" + name.replace(":", "::")}}
     if crs is None and place.transform and not place.epsg:
-        warnings.warn("The photo's CRS has no EPSG number, and GeoJSON has no other name for it: tell the program that reads the file.", stacklevel=2)
+        warnings.warn("The photo's CRS has no EPSG number, and GeoJSON has no other name for it: "
+                      "tell the program that reads the file.", stacklevel=2)
     return collection | {"features": polygons(labels, meta, crs, properties)}
 
 # %% ../nbs/10z_export.ipynb #exp-table
@@ -296,12 +318,15 @@ def table(
 ) -> Table:
     """Measurements, one row for each segment (see `pieces`), by rising id.
 
-    id, cluster (the label), area in pixels, top, left, bottom, right (the last two beyond it), centroid_y, centroid_x, perimeter in pixels,
-    mean_1, spread_1 ... of each band (the spread is the standard deviation), neighbours (ids). Where the size of a pixel is known, area and perimeter
-    in that unit; where the photo has a place, the centroid's x and y. Raises `InputError` for sizes that differ."""
+    id, cluster (the label), area in pixels, top, left, bottom, right (the last two beyond it), centroid_y, centroid_x,
+    perimeter in pixels, mean_1, spread_1 ... of each band (the spread is the standard deviation), neighbours (ids).
+    Where the size of a pixel is known, area and perimeter in that unit; where the photo has a place, the centroid's x
+    and y. Raises `InputError` for sizes that differ."""
     from skimage.measure import regionprops_table
     labels = _checked_labels(labels)
-    if image.shape[:2] != labels.shape: raise InputError(f"The image is {image.shape[:2]} and the labels are {labels.shape}; expected the same height and width.")
+    if image.shape[:2] != labels.shape:
+        raise InputError(f"The image is {image.shape[:2]} and the labels are {labels.shape}; "
+                         "expected the same height and width.")
     numbered = pieces(labels) + 1 # 0: out
     low, high = (meta or {}).get("value_range") or (0, 1)
     names = ("label", "area", "bbox", "centroid", "perimeter", "intensity_mean", "intensity_std")
@@ -310,9 +335,11 @@ def table(
     owner[numbered[numbered > 0] - 1] = labels[numbered > 0]
     columns = {"id": measured["label"].astype(np.int64) - 1, "cluster": owner, "area": measured["area"].astype(np.int64)}
     columns |= {name: measured[f"bbox-{i}"] for i, name in enumerate(("top", "left", "bottom", "right"))}
-    columns |= {"centroid_y": measured["centroid-0"], "centroid_x": measured["centroid-1"], "perimeter": measured["perimeter"]}
+    columns |= {f"centroid_{letter}": measured[f"centroid-{i}"] for i, letter in enumerate("yx")}
+    columns["perimeter"] = measured["perimeter"]
     for band in range(image.shape[2]):
-        columns |= {f"mean_{band + 1}": measured[f"intensity_mean-{band}"], f"spread_{band + 1}": measured[f"intensity_std-{band}"]}
+        columns[f"mean_{band + 1}"] = measured[f"intensity_mean-{band}"]
+        columns[f"spread_{band + 1}"] = measured[f"intensity_std-{band}"]
     return Table(columns | _physical(columns, place_of(meta)) | {"neighbours": _neighbours(numbered)})
 
 # %% ../nbs/10z_export.ipynb #exp-physical
@@ -321,20 +348,27 @@ def _physical(columns, place):
     found = {}
     if place.unit not in (None, "degree"): # an angle is no length
         height, width = place.size
-        area = height * width if place.transform is None else abs(place.transform[0] * place.transform[4] - place.transform[1] * place.transform[3])
-        found[f"area_{place.unit}2"] = columns["area"] * area
-        if np.isclose(height, width, rtol=1e-6): found[f"perimeter_{place.unit}"] = columns["perimeter"] * width # of other pixels it depends on the direction
+        found[f"area_{place.unit}2"] = columns["area"] * _pixel_area(place)
+        square = np.isclose(height, width, rtol=1e-6) # of other pixels the perimeter depends on the direction
+        if square: found[f"perimeter_{place.unit}"] = columns["perimeter"] * width
     if place.transform is not None:
-        a, b, c, d, e, f = place.transform
-        across, down = columns["centroid_x"] + 0.5, columns["centroid_y"] + 0.5 # from the corner
-        found |= {"x": a * across + b * down + c, "y": d * across + e * down + f}
+        middles = np.stack([columns["centroid_x"], columns["centroid_y"]], 1) + 0.5 # counted from the corner
+        found["x"], found["y"] = _on_the_map(middles, place.transform).T
     return found
+
+
+def _pixel_area(place):
+    "Of a pixel, in the square of the unit."
+    if place.transform is None: return place.size[0] * place.size[1]
+    a, b, _, d, e, _ = place.transform
+    return abs(a * e - b * d)
 
 
 def _neighbours(numbered):
     "For each segment, numbered from 1, the ids of those that share an edge with it, as text."
-    pairs = [np.stack([numbered[:, :-1].ravel(), numbered[:, 1:].ravel()]), np.stack([numbered[:-1].ravel(), numbered[1:].ravel()])]
-    pairs = np.concatenate(pairs, 1)
+    across = np.stack([numbered[:, :-1].ravel(), numbered[:, 1:].ravel()])
+    down = np.stack([numbered[:-1].ravel(), numbered[1:].ravel()])
+    pairs = np.concatenate([across, down], 1)
     pairs = np.unique(pairs[:, (pairs[0] != pairs[1]) & (pairs > 0).all(0)], axis=1)
     pairs = np.unique(np.concatenate([pairs, pairs[::-1]], 1), axis=1) - 1
     touching = np.split(pairs[1], np.searchsorted(pairs[0], np.arange(1, numbered.max())))
@@ -359,21 +393,32 @@ def storable(
     labels: np.ndarray, # (H, W) integers, -1: out
     nodata: int | None = None, # for pixels that are out: None, the largest number of the pixels; 0: ids count from 1
     most: int = 2**32 - 1, # the largest number that the file can hold
-) -> tuple[np.ndarray, int | None]: # (H, W) uint8, uint16 or uint32, and the number of the pixels that are out, None if there are none
+) -> tuple[np.ndarray, int | None]: # (H, W) uint8, uint16 or uint32; the number of the pixels that are out, or None
     "The labels as pixels of a file, in as few bits as hold them. Raises `InputError` for ids that do not fit."
     labels = _checked_labels(labels)
-    if nodata is not None and (isinstance(nodata, bool) or not isinstance(nodata, (int, np.integer)) or nodata < 0):
-        raise InputError(f"nodata={nodata!r}; expected a whole number of at least 0, or None for the largest number of the pixels.")
+    _check_nodata(nodata, labels)
     out = labels < 0
     ids = labels + (nodata == 0) # 0 is taken
-    if nodata and (ids == nodata).any(): raise InputError(f"nodata={nodata}, but that is the id of a label; expected a number that none has, or 0 to count ids from 1.")
     top = int(ids.max()) + bool(nodata is None and out.any()) # room for the number of pixels that are out
-    kind = next((kind for kind in (np.uint8, np.uint16, np.uint32) if max(top, nodata or 0) <= min(most, np.iinfo(kind).max)), None)
+    top = max(top, nodata or 0)
+    kind = next((kind for kind in (np.uint8, np.uint16, np.uint32) if top <= min(most, np.iinfo(kind).max)), None)
     if kind is None:
-        remedy = "Save .tif, which holds ids up to 4294967295, or .npz, which holds any." if most < 2**32 - 1 else "Save .npz, which holds any."
+        remedy = "Save .npz, which holds any."
+        if most < 2**32 - 1: remedy = "Save .tif, which holds ids up to 4294967295, or .npz, which holds any."
         raise InputError(f"The labels run to {labels.max()}, and such a picture holds 0 to {most}. {remedy}")
     if nodata is None and out.any(): nodata = np.iinfo(kind).max
     return np.where(out, nodata or 0, ids).astype(kind), None if nodata is None else int(nodata)
+
+
+def _check_nodata(nodata, labels):
+    "Raises `InputError` for what cannot be the number of pixels that are out."
+    if nodata is None: return
+    if isinstance(nodata, bool) or not isinstance(nodata, (int, np.integer)) or nodata < 0:
+        raise InputError(f"nodata={nodata!r}; expected a whole number of at least 0, "
+                         "or None for the largest number of the pixels.")
+    if nodata and (labels == nodata).any():
+        raise InputError(f"nodata={nodata}, but that is the id of a label; expected a number that none has, "
+                         "or 0 to count ids from 1.")
 
 # %% ../nbs/10z_export.ipynb #exp-write-png
 def write_png(
@@ -381,13 +426,13 @@ def write_png(
     path, # .png
     nodata: int | None = None, # see `storable`
 ):
-    "Writes the ids as pixel values: with a palette up to 256 of them, else grey with 16 bits. Raises `InputError` for ids above 65,535."
+    "Writes the ids as pixel values, up to 256 of them with a palette. Raises `InputError` for ids above 65,535."
     stored, nodata = storable(labels, nodata, most=2**16 - 1)
     picture = Image.fromarray(stored)
     transparent = {}
     if stored.dtype == np.uint8:
         colours = label_colours(int(stored.max()) + 1)
-        if nodata == 0: colours = np.concatenate([colours[:1], label_colours(int(stored.max()))]) # a label has its colour, whatever its number
+        if nodata == 0: colours[1:] = label_colours(int(stored.max())) # a label has its colour, whatever its number
         picture.putpalette((colours * 255).round().astype(np.uint8).tobytes())
         if nodata is not None: transparent = {"transparency": nodata}
     picture.save(path, **transparent)
@@ -399,12 +444,13 @@ def write_tiff(
     meta: dict | None = None, # of `read_image`: the place to keep
     nodata: int | None = None, # see `storable`
 ):
-    "Writes the ids with 8, 16 or 32 bits, packed without loss, in the place of the photo. Raises `InputError` for larger ids."
+    "Writes the ids with 8, 16 or 32 bits, in the place of the photo. Raises `InputError` for larger ids."
     stored, nodata = storable(labels, nodata)
     tags = list((meta or {}).get("georeference") or [])
     if nodata is not None: tags.append((42113, "s", 0, str(nodata), True)) # GDAL_NODATA
     byteorder = (meta or {}).get("byteorder") or "<"
-    tifffile.imwrite(path, stored, byteorder=byteorder, extratags=tags, photometric="minisblack", compression="zlib", metadata=None, software="dynaseg")
+    tifffile.imwrite(path, stored, byteorder=byteorder, extratags=tags, photometric="minisblack", compression="zlib",
+                     metadata=None, software="dynaseg")
 
 
 def write_ome(
@@ -420,8 +466,11 @@ def write_ome(
     place = place_of(meta)
     if place.unit not in (None, "degree"):
         unit = {"um": "µm"}.get(place.unit, place.unit)
-        for letter, size in zip("YX", place.size): notes |= {f"PhysicalSize{letter}": size, f"PhysicalSize{letter}Unit": unit}
-    tifffile.imwrite(path, stored.reshape(labels.shape), ome=True, photometric="minisblack", compression="zlib", metadata=notes)
+        for letter, size in zip("YX", place.size):
+            notes[f"PhysicalSize{letter}"] = size
+            notes[f"PhysicalSize{letter}Unit"] = unit
+    stored = stored.reshape(labels.shape)
+    tifffile.imwrite(path, stored, ome=True, photometric="minisblack", compression="zlib", metadata=notes)
 
 # %% ../nbs/10z_export.ipynb #exp-coco-code
 def coco(
@@ -438,10 +487,12 @@ def coco(
     for i, ((down, across), counts) in enumerate(zip(find_objects(numbered), codes), start=1):
         box = [across.start, down.start, across.stop - across.start, down.stop - down.start]
         mask = {"size": list(labels.shape), "counts": counts}
-        annotations.append({"id": i, "image_id": 1, "category_id": owner[i] + 1, "iscrowd": 0, "area": sum(counts[1::2]), "bbox": box, "segmentation": mask})
-    height, width = labels.shape
-    categories = [{"id": cluster + 1, "name": f"cluster {cluster}"} for cluster in np.unique(labels[labels >= 0]).tolist()]
-    return {"images": [{"id": 1, "width": width, "height": height, "file_name": file_name}], "categories": categories, "annotations": annotations}
+        annotations.append({"id": i, "image_id": 1, "category_id": owner[i] + 1, "iscrowd": 0,
+                            "area": sum(counts[1::2]), "bbox": box, "segmentation": mask})
+    clusters = np.unique(labels[labels >= 0]).tolist()
+    categories = [{"id": cluster + 1, "name": f"cluster {cluster}"} for cluster in clusters]
+    image = {"id": 1, "width": labels.shape[1], "height": labels.shape[0], "file_name": file_name}
+    return {"images": [image], "categories": categories, "annotations": annotations}
 
 
 def _run_lengths(numbered):
@@ -475,7 +526,9 @@ def svg(
         about = feature["properties"]
         red, green, blue = (np.asarray(colours[about["cluster"]]) * 255).round().astype(int)
         path = "".join(_path(ring) for ring in feature["geometry"]["coordinates"])
-        lines.append(f'<path id="segment-{about["id"]}" data-cluster="{about["cluster"]}" fill="#{red:02x}{green:02x}{blue:02x}" fill-rule="evenodd" d="{path}"/>')
+        fill = f"#{red:02x}{green:02x}{blue:02x}"
+        lines.append(f'<path id="segment-{about["id"]}" data-cluster="{about["cluster"]}" fill="{fill}" '
+                     f'fill-rule="evenodd" d="{path}"/>')
     return "\n".join([*lines, "</svg>", ""])
 
 
@@ -497,23 +550,24 @@ def read_scene(
     "A copy of a large scene with larger pixels, read window by window. Raises `InputError`; needs rasterio."
     rasterio = needed("rasterio", "geo", "read_scene")
     try: source = rasterio.open(path)
-    except rasterio.errors.RasterioIOError as e: raise InputError(f"{str(path)!r} cannot be opened by rasterio: {e}") from e
+    except rasterio.errors.RasterioIOError as e:
+        raise InputError(f"{str(path)!r} cannot be opened by rasterio: {e}") from e
     with source:
         step = max(1, int(np.ceil(np.sqrt(source.height * source.width / max_pixels))))
         means, valid, facts = _shrunk_scene(source, step, window)
         meta = _scaled_place(source, step)
     picture = read_image(means, axes="YXC", value_range=limits(facts), nodata=False, mask=valid)
-    known = {"path": str(path), "dtype": str(facts.dtype)}
-    return picture._replace(meta=picture.meta | known | {name: meta[name] for name in ("georeference", "byteorder", "pixel_size") if name in meta})
+    place = {name: meta[name] for name in ("georeference", "byteorder", "pixel_size") if name in meta}
+    return picture._replace(meta=picture.meta | place | {"path": str(path), "dtype": str(facts.dtype)})
 
 
 def _shrunk_scene(source, step, window):
     "The means over squares of step × step pixels (h, w, C), which of them have data, and the facts of the numbers."
-    from rasterio.windows import Window
+    windows = needed("rasterio.windows", "geo", "read_scene")
     rows = max(1, window // (source.width * source.count * step)) * step
     parts, spans = [], []
     for top in range(0, source.height, rows):
-        here = Window(0, top, source.width, min(rows, source.height - top))
+        here = windows.Window(0, top, source.width, min(rows, source.height - top))
         numbers = np.moveaxis(source.read(window=here), 0, -1)
         use = source.dataset_mask(window=here) > 0
         if numbers.dtype.kind == "f": use &= np.isfinite(numbers).all(-1)
@@ -521,13 +575,15 @@ def _shrunk_scene(source, step, window):
         if use.any(): spans.append(span(numbers[use]))
     means, valid = (np.concatenate(part) for part in zip(*parts))
     if not spans: raise InputError(f"{source.name!r}: no pixel has data.")
-    whole = spans[0]._replace(low=min(s.low for s in spans), high=max(s.high for s in spans), whole=all(s.whole for s in spans))
-    return means, valid, whole
+    low = min(s.low for s in spans)
+    high = max(s.high for s in spans)
+    return means, valid, spans[0]._replace(low=low, high=high, whole=all(s.whole for s in spans))
 
 
 def _square_means(numbers, use, step):
-    "The means (h, w, C) of the pixels in use over squares, and which squares have any; squares at the border may be smaller."
-    down, across = np.arange(0, numbers.shape[0], step), np.arange(0, numbers.shape[1], step)
+    "The means (h, w, C) of the pixels in use over squares, and which squares have any; those at the border may be smaller."
+    down = np.arange(0, numbers.shape[0], step)
+    across = np.arange(0, numbers.shape[1], step)
     def sums(values): return np.add.reduceat(np.add.reduceat(values, down, axis=0), across, axis=1)
     counts = sums(use.astype(np.float64))
     total = sums(np.where(use[..., None], numbers, 0).astype(np.float64))
@@ -536,10 +592,11 @@ def _square_means(numbers, use, step):
 
 def _scaled_place(source, step):
     "What `read_image` says of the place of a file with larger pixels."
-    from rasterio.io import MemoryFile
-    transform = source.transform * source.transform.scale(step)
-    with MemoryFile() as memory:
-        with memory.open(driver="GTiff", width=2, height=2, count=1, dtype="uint8", crs=source.crs, transform=transform) as file:
+    files = needed("rasterio.io", "geo", "read_scene")
+    a, b, c, d, e, f = source.transform[:6]
+    place = {"crs": source.crs, "transform": type(source.transform)(a * step, b * step, c, d * step, e * step, f)}
+    with files.MemoryFile() as memory:
+        with memory.open(driver="GTiff", width=2, height=2, count=1, dtype="uint8", **place) as file:
             file.write(np.arange(4, dtype=np.uint8).reshape(1, 2, 2))
         return read_image(memory.read()).meta
 

@@ -26,12 +26,15 @@ def segment_layer(
     seed: int = 0, # of the initial weights
 ) -> "napari.types.LayerDataTuple":
     "A layer of labels, at the place and in the scale of the image. Raises `InputError`."
-    settings = {"n_segments": n_segments or None, "n_clusters": n_clusters or None, "max_pixels": max_pixels, "seed": seed, "progress": False}
+    asked = {"n_segments": n_segments or None, "n_clusters": n_clusters or None}
+    settings = asked | {"max_pixels": max_pixels, "seed": seed, "progress": False}
     data = np.asarray(image.data)
     own = 3 if image.rgb else 2 # axes of one page
-    if data.ndim < own: raise InputError(f"The layer {image.name!r} has the shape {data.shape}; expected (Y, X), or pages of it.")
+    if data.ndim < own:
+        raise InputError(f"The layer {image.name!r} has the shape {data.shape}; expected (Y, X), or pages of it.")
     pages = data.reshape(-1, *data.shape[-own:])
-    labels = np.stack([segment(page, **settings).labels + 1 for page in pages])
+    axes = "YXC"[:own]
+    labels = np.stack([segment(page, axes=axes, **settings).labels + 1 for page in pages])
     about = {"name": f"{image.name} segments", "scale": image.scale, "translate": image.translate}
     return labels.reshape(data.shape[:data.ndim - own + 2]), about, "labels"
 
@@ -54,8 +57,10 @@ def write_labels(
     labels = np.asarray(data)
     make = OUTLINES.get(Path(path).suffix.lower())
     if make is None: raise InputError(f"{path!r}: expected a name that ends in one of {', '.join(OUTLINES)}.")
-    if labels.ndim != 2: raise InputError(f"The layer has the shape {labels.shape}; outlines are made of one page (Y, X).")
-    with writing(path, overwrite=True) as draft: draft.write_text(make(labels.astype(np.int64) - 1), encoding="utf-8") # napari has asked
+    if labels.ndim != 2:
+        raise InputError(f"The layer has the shape {labels.shape}; outlines are made of one page (Y, X).")
+    with writing(path, overwrite=True) as draft: # napari has asked
+        draft.write_text(make(labels.astype(np.int64) - 1), encoding="utf-8")
     return [str(path)]
 
 # %% ../nbs/16z_napari.ipynb #nap-document

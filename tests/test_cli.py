@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from dynaseg import segment
-from dynaseg.cli import FILES, app, demo_command, main, segment_command
+from dynaseg.cli import FILES, NOT_OPTIONS, app, demo_command, main, segment_command
 from dynaseg.labels import overlay
 
 SMALL = ["--M", "1", "--p", "6", "--q", "6", "--T", "2", "--device", "cpu"]
@@ -148,9 +149,9 @@ def options(command):
 
 def test_every_setting_is_an_option_that_names_its_default():
     "An option that is left out is None: then settings.json, the preset or `segment` decides."
-    keywords = {name: p.default for name, p in inspect.signature(segment).parameters.items() if name not in ("image", "callback")}
+    keywords = {name: p.default for name, p in inspect.signature(segment).parameters.items() if name not in NOT_OPTIONS}
     given = options("segment")
-    own = {"images", "out", "force", "formats", "as_json", "allow_pixels", "settings"}
+    own = {"images", "out", "force", "as_json", "allow_pixels", "settings", "formats", "nodata_label"}
     assert set(given) == set(keywords) | own
     for name, default in keywords.items():
         assert given[name].default is None, name
@@ -163,6 +164,7 @@ def test_every_setting_is_an_option_that_names_its_default():
 
 
 def test_every_option_reaches_the_library(cli, monkeypatch):
+    import dynaseg.batch  # before the patch, or it would keep what is patched
     import dynaseg.segmenter
     seen = {}
     def spy(image, **settings):
@@ -174,9 +176,11 @@ def test_every_option_reaches_the_library(cli, monkeypatch):
                   features="resnet18-stem", weights="some file.pth", M=2, p=6, q=7, padding="replicate", T=3, lr=0.2, momentum=0.5, weight_decay=0.01,
                   tol=0.1, cluster_level=0.9, max_pixels=300, seed=9, device="cpu")
     args = [part for name, value in wanted.items() for part in (f"--{name.replace('_', '-')}", value)]
+    wanted |= dict(axes="CYX", page=3, value_range=(0.0, 4095.0), nodata=[-9999.0, 0.0], mask="region.png")
+    args += ["--axes", "CYX", "--page", "3", "--value-range", "0", "4095", "--nodata", "-9999,0", "--mask", "region.png"]
     assert cli("segment", "photo.png", *args, "--no-progress", "--no-freeze", "--standardised", "--autocast")[0] == 1
     assert seen == wanted | dict(progress=False, freeze=False, standardised=True, autocast=True)
-    assert set(seen) == set(inspect.signature(segment).parameters) - {"image", "callback"}
+    assert set(seen) == set(inspect.signature(segment).parameters) - {*NOT_OPTIONS}
 
 
 def with_signature(function):
@@ -204,6 +208,70 @@ def test_help(cli):
 def test_version(cli):
     from dynaseg import __version__
     assert cli("--version") == (0, f"{__version__}\n", "")
+
+
+# --- pages, and pixels without data
+
+@pytest.fixture
+def stack(folder, photo):
+    "stack.tif: three pages."
+    tifffile.imwrite("stack.tif", np.stack([photo[..., i] for i in range(3)]), photometric="minisblack")
+
+
+def test_a_page_and_all_pages(cli, stack):
+    code, out, err = cli("segment", "stack.tif", "-o", "one", *SMALL)
+    assert code == 0 and "stack.tif, page 1 of 3" in out
+    assert err.count("This is page 1 of 3 of 'stack.tif': say --page 2 for another, or --page all (segment)") == 1
+    code, out, err = cli("segment", "stack.tif", "-o", "two", "--page", "2", "--json", *SMALL)
+    assert (code, err) == (0, "") and json.loads(out)["page"] == 2
+    code, out, err = cli("segment", "stack.tif", "-o", "all", "--page", "all", *SMALL)
+    assert code == 0 and "3 pages, each segmented by itself" in err
+    assert [p.name for p in sorted(Path("all/stack").iterdir())] == ["page-1", "page-2", "page-3"]
+    assert Path("all/stack/page-2/labels.png").read_bytes() == Path("two/stack/labels.png").read_bytes()
+    code, out, err = cli("segment", "stack.tif", "-o", "all", "--page", "all", *SMALL)
+    assert code == 1 and "exists" in err
+
+
+@pytest.mark.parametrize("args, code, words", [(["--page", "x"], 2, "--page 'x'"), (["--page", "4"], 1, "--page 4; 'stack.tif' has 3 pages"),
+                                               (["--nodata", "x"], 2, "--nodata 'x'"), (["--value-range", "5", "1"], 2, "--value-range 5.0 1.0"),
+                                               (["--axes", "CY"], 2, "--axes 'CY'"), (["--mask", "no.png", "--page", "1"], 1, "There is no file 'no.png'"),
+                                               (["--page", "all", "--out", "-"], 2, "--out - takes one page")])
+def test_mistakes_about_what_is_read(cli, stack, args, code, words):
+    found, out, err = cli("segment", "stack.tif", *args, *SMALL)
+    assert (found, out) == (code, "") and words in err
+
+
+def test_masks_and_fill_values(cli, folder, photo):
+    mask = np.tri(24, 30, 20) > 0
+    Image.fromarray(mask).save("mask.png")
+    code, out, err = cli("segment", "photo.png", "-o", "a", "--mask", "mask.png", *SMALL)
+    assert (code, err) == (0, "") and f"{(~mask).sum()} pixels without data are left out" in out
+    labels = np.asarray(Image.open("a/photo/labels.png"))
+    assert ((labels == 255) == ~mask).all()
+    assert json.loads(Path("a/photo/settings.json").read_text())["settings"]["mask"] == "mask.png"
+    assert cli("segment", "photo.png", "-o", "b", "--settings", "a/photo/settings.json", "--nodata-label", "0")[0] == 0
+    assert (np.asarray(Image.open("b/photo/labels.png")) == np.where(mask, labels + 1, 0)).all()
+    heights = np.where(mask, photo[..., 0], -9999.0)
+    np.save("heights.npy", heights)
+    code, out, err = cli("segment", "heights.npy", "-o", "c", *SMALL)
+    assert code == 0 and "--nodata -9999" in err and "--nodata none" in err and "value_range" not in err
+    assert cli("segment", "heights.npy", "-o", "d", "--nodata", "-9999", "--value-range", "0", "255", *SMALL)[::2] == (0, "")
+    assert cli("segment", "heights.npy", "-o", "e", "--nodata", "none", *SMALL)[0] == 0
+    outs = [(np.asarray(Image.open(f"{name}/heights/labels.png")) == 255) for name in "cde"]
+    assert (outs[0] == ~mask).all() and (outs[1] == ~mask).all() and not outs[2].any()
+
+
+def test_a_folder_with_a_mask(cli, folder, photo):
+    Path("in").mkdir()
+    Image.fromarray(photo).save("in/a.png")
+    Image.fromarray(photo[:10]).save("in/b.png")
+    mask = np.tri(24, 30, 20) > 0
+    Image.fromarray(mask).save("mask.png")
+    code, out, err = cli("folder", "in", "out", "--mask", "mask.png", *SMALL)
+    assert code == 1 and err.count("error:") == 1 and "b.png: The mask has 24×30 pixels, the image 10×30" in err
+    assert ((np.asarray(Image.open("out/a.png.labels.png")) == 255) == ~mask).all()
+    code, out, err = cli("folder", "in", "out2", "--page", "all", *SMALL)
+    assert code == 2 and "a folder has one label map for each file" in err
 
 
 # --- what exists is kept

@@ -355,3 +355,16 @@ def test_a_recorder_does_not_end_or_change_a_fit(photo, quick):
 @pytest.mark.parametrize("every", [0, -1, 1.5, "2"])
 def test_recorder_refuses(every):
     with pytest.raises(InputError, match=f"every={every!r}; expected a whole number of at least 1"): Recorder(every=every)
+
+
+# --- pixels without data
+
+def test_labels_in_use_and_changes_count_pixels_with_data_alone():
+    "Four pixels, of which the last has no data: three labels would be in use, two are; of three pixels one changes."
+    r = torch.tensor([[9.0, 9, 0, 0], [0, 0, 9, 0], [0, 0, 0, 9]]).reshape(1, 3, 1, 4)
+    step = next(fit(Responses(r), r, fsf(), valid=torch.tensor([[True, True, True, False]])))
+    assert step.labels.tolist() == [[0, 0, 1, -1]] and step.n_labels == 2
+    watch = settled(tol=0.4, patience=1)
+    assert [watch(torch.tensor([labels])) for labels in ([0, 0, 1, -1], [0, 1, 1, -1])] == [False, True]  # a third
+    watch = settled(tol=0.3, patience=1)
+    assert [watch(torch.tensor([labels])) for labels in ([0, 0, 1, -1], [0, 1, 1, -1])] == [False, False]

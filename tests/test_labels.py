@@ -16,7 +16,7 @@ from PIL import Image
 
 from dynaseg import segment
 from dynaseg.images import InputError
-from dynaseg.labels import as_rgb, by_area, frame_slider, label_colours, label_picture, overlay, regions, show, writing
+from dynaseg.labels import NO_DATA, as_rgb, by_area, frame_slider, label_colours, label_picture, overlay, regions, show, writing
 from partitions import flood, ordered, sets
 
 HALVES = np.array([[0, 0, 0, 1, 1, 1]] * 4)
@@ -280,3 +280,17 @@ def test_a_file_has_the_mode_that_the_umask_leaves(tmp_path, umask):
         assert os.umask(umask) == umask  # as it was
     finally: os.umask(before)
     assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o666 & ~umask
+
+
+# --- pixels without data
+
+def test_no_label_is_no_id_and_has_no_colour():
+    labels, valid = np.array([[5, 5, 7], [9, 7, 7]]), np.array([[1, 1, 0], [1, 0, 1]], bool)
+    assert by_area(labels, valid).tolist() == [[0, 0, -1], [2, -1, 1]]
+    ids = np.array([[0, -1], [1, 1]])
+    colours = label_picture(np.array([[0, 1]]))[0].tolist()
+    grey = [NO_DATA] * 3
+    assert label_picture(ids).tolist() == [[colours[0], grey], [colours[1], colours[1]]]
+    assert label_picture(ids, np.zeros((2, 2, 3)))[0, 1].tolist() == grey
+    assert overlay(np.zeros((2, 2, 3)), ids, edges=False)[0, 1].tolist() == grey
+    assert (label_picture(np.full((2, 2), -1)) == NO_DATA).all()

@@ -220,3 +220,41 @@ def test_the_pass_does_not_overflow_in_32_bits(scale):
         torch.testing.assert_close(part.double(), value, rtol=1e-4, atol=1e-6)
         assert part.dtype == torch.float32
     assert r.equal(before)  # the responses stay as they are
+
+
+# --- pixels without data
+
+def test_both_terms_by_hand_with_a_pixel_left_out():
+    """A row of three pixels with two responses, the middle one out: no pair is left, and L_sim is the mean of two.
+
+    Pixel 1 says (0, 0) and pays log 2, pixel 3 says (log 3, 0) and pays log 4/3."""
+    r = torch.tensor([[0.0, 9, math.log(3)], [0, -9, 0]]).reshape(2, 1, 3)
+    valid = torch.tensor([[True, False, True]])
+    sim, con, gradient = loss_gradient(r, r.argmax(0), 5.0, valid=valid)
+    assert math.isclose(sim.item(), (math.log(2) + math.log(4 / 3)) / 2, rel_tol=1e-6) and con == 0
+    torch.testing.assert_close(gradient[:, 0], torch.tensor([[-0.25, 0, -0.125], [0.25, 0, 0.125]]))
+    assert similarity(r[None], valid) == sim and continuity(r[None], valid) == 0
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 99))
+def test_with_pixels_left_out_the_sums_go_over_the_others_and_their_pairs(H, W, seed):
+    "Against loops over pixels and pairs, differentiated by PyTorch."
+    g = torch.Generator().manual_seed(seed)
+    valid = torch.rand(H, W, generator=g) < 0.7
+    if not valid.any(): valid[0, 0] = True
+    r = torch.randn(3, H, W, generator=g, dtype=torch.float64).requires_grad_()
+    pixels = [(i, j) for i in range(H) for j in range(W) if valid[i, j]]
+    sim = sum(r[:, i, j].logsumexp(0) - r[:, i, j].max() for i, j in pixels) / len(pixels)
+    con = 0 * r.sum()
+    for di, dj in ((1, 0), (0, 1)):
+        pairs = [(i, j) for i, j in pixels if i + di < H and j + dj < W and valid[i + di, j + dj]]
+        if pairs: con = con + sum((r[:, i + di, j + dj] - r[:, i, j]).abs().mean() for i, j in pairs) / len(pairs)
+    expected = sim.detach(), con.detach(), torch.autograd.grad(sim + 2.5 * con, r)[0]
+    r = r.detach()
+    torch.testing.assert_close(loss_gradient(r, r.argmax(0), 2.5, valid=valid), expected)
+    torch.testing.assert_close((similarity(r[None], valid), continuity(r[None], valid)), expected[:2])
+
+
+def test_a_mask_that_is_true_everywhere_gives_the_same():
+    r = torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(loss_gradient(r, r.argmax(0), 2.0, valid=torch.ones(5, 6, dtype=torch.bool)), loss_gradient(r, r.argmax(0), 2.0))

@@ -370,3 +370,17 @@ def test_threads_that_start_later_have_all_cores_again(photo, brief):
         segment_many([photo], workers=4, **brief)
         with ThreadPoolExecutor(1) as later: assert later.submit(torch.get_num_threads).result() == 4
     finally: torch.set_num_threads(before)
+
+
+# --- pixels without data
+
+def test_photos_with_holes_among_others(photo, quick):
+    "Each as alone; the settings of reading hold for all of them."
+    masked = np.ma.masked_array(photo, np.repeat(np.tri(*photo.shape[:2], -9)[..., None] > 0, 3, 2))
+    results = segment_many([photo, masked, photo[::-1]], **quick)
+    assert [seg.valid is None for seg in results] == [True, False, True]
+    alone = segment(masked, **quick)
+    np.testing.assert_array_equal(results[1].labels, alone.labels)
+    assert results[1].labels.min() == -1 and results[1].meta == alone.meta
+    for seg in segment_many([photo, photo[::-1]], mask=np.tri(*photo.shape[:2], 9), **quick): assert ((seg.labels == -1) == (np.tri(24, 30, 9) == 0)).all()
+    with pytest.raises(InputError, match="pages='all'"): segment_many([photo], pages="all", **quick)

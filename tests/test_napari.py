@@ -62,41 +62,43 @@ def test_the_manifest_names_what_is_there():
 
 @pytest.fixture
 def viewer(monkeypatch):
-    "A viewer that nobody sees, with this plugin and those that come with napari."
+    "napari's model of a viewer, without a window (which would need OpenGL), with this plugin and those that come with napari."
     monkeypatch.setitem(os.environ, "QT_QPA_PLATFORM", "offscreen")
-    import napari
+    from napari.components import ViewerModel
     from npe2 import PluginManager, PluginManifest
     manager = PluginManager.instance()
-    if "dynaseg" not in list(manager): manager.register(PluginManifest.from_file(MANIFEST))
-    viewer = napari.Viewer(show=False)
-    yield viewer
-    viewer.close()
+    manager.discover()
+    if "dynaseg" not in [manifest.name for manifest in manager.iter_manifests()]: manager.register(PluginManifest.from_file(MANIFEST))
+    return ViewerModel()
 
 
 @napari_here
-def test_the_panel_in_a_viewer(viewer, photo):
-    _, panel = viewer.window.add_plugin_dock_widget("dynaseg", "Segment")
-    layer = viewer.add_image(photo, name="house", rgb=True, scale=(0.5, 0.5))
-    panel.reset_choices()
-    assert {"image", "n_segments", "n_clusters", "max_pixels", "seed"} <= {w.name for w in panel}
-    assert panel.max_pixels.value == 40_000
-    panel.image.value = layer
+def test_the_panel_in_napari(viewer, photo):
+    "The panel that napari makes from the manifest, its button pressed."
+    from napari.layers import Layer
+    from npe2 import PluginManager
+    from qtpy.QtWidgets import QApplication
+    app = QApplication.instance() or QApplication([])
+    contribution, = PluginManager.instance().get_manifest("dynaseg").contributions.widgets
+    panel = contribution.get_callable()()
+    assert [w.name for w in panel][:5] == ["image", "n_segments", "n_clusters", "max_pixels", "seed"] and panel.max_pixels.value == 40_000 and app
+    house = viewer.add_image(photo, name="house", rgb=True, scale=(0.5, 0.5))
+    panel.image.choices = [house]
     panel.n_segments.value = 3
-    panel()
-    labels = viewer.layers["house segments"]
-    assert type(labels).__name__ == "Labels" and tuple(labels.scale) == (0.5, 0.5)
+    labels = viewer.add_layer(Layer.create(*panel()))
+    assert type(labels).__name__ == "Labels" and labels.name == "house segments" and tuple(labels.scale) == (0.5, 0.5)
     assert (labels.data == segment(photo, n_segments=3, max_pixels=40_000, progress=False).labels + 1).all()
 
 
 @napari_here
-def test_a_layer_of_labels_is_saved_by_the_viewer(viewer, tmp_path):
+def test_a_layer_of_labels_is_saved_by_napari(viewer, tmp_path):
     layer = viewer.add_labels(np.array([[0, 1, 1], [0, 2, 2]]), name="two")
     layer.save(str(tmp_path / "two.geojson"), plugin="dynaseg")
     assert len(json.loads((tmp_path / "two.geojson").read_text())["features"]) == 2
 
 
 @napari_here
-def test_the_viewer_opens_our_label_pictures(viewer, tmp_path, photo, quick):
+def test_napari_opens_our_label_pictures(viewer, tmp_path, photo, quick):
     found = segment(photo, **quick)
     found.save(tmp_path / "labels.ome.tif")
     opened, = viewer.open(str(tmp_path / "labels.ome.tif"), layer_type="labels", plugin="napari")

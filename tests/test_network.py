@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from dynaseg.images import InputError
-from dynaseg.network import ResponseNet, at_least, cnn, cnn_net, draw_weights, labels_at
+from dynaseg.images import InputError, filled
+from dynaseg.network import ResponseNet, at_least, cnn, cnn_net, draw_weights, labels_at, over_valid
 
 
 def n_parameters(net):
@@ -216,3 +216,41 @@ def test_places_are_exact_where_scores_are_not(dtype):
     "In half precision a place in a wide picture would be off by pixels."
     r = torch.randn(3, 2, 40, generator=torch.Generator().manual_seed(0)).to(dtype)
     assert labels_at(r, (4, 3000)).equal(labels_at(r.float(), (4, 3000)))
+
+
+# --- pixels without data
+
+def test_a_batch_norm_over_the_pixels_with_data():
+    "By hand: 1 and 3 have mean 2 and spread 1; the third pixel, whatever it holds, gets what its neighbour gets. Afterwards all is as it was."
+    norm = torch.nn.BatchNorm2d(1, eps=1e-12)
+    for third in (99.0, -7.0):
+        row = torch.tensor([1.0, 3, third]).reshape(1, 1, 1, 3)
+        with over_valid(norm, torch.tensor([[True, True, False]])): torch.testing.assert_close(norm(row).flatten(), torch.tensor([-1.0, 1, 1]))
+        assert norm(row).flatten()[2].abs() > 1 and "forward" not in vars(norm)
+
+
+def test_a_network_does_not_see_what_has_no_data():
+    "Nor do its gradients: other numbers under the hole change nothing, once the hole is filled from its rim."
+    x = torch.rand(1, 3, 9, 11, generator=torch.Generator().manual_seed(0))
+    valid = torch.ones(9, 11, dtype=torch.bool)
+    valid[3:6, 4:9] = False
+    found = []
+    for other in (x, torch.where(valid, x, 5 - x)):
+        net = cnn_net(3, M=2, p=4, q=5)
+        with over_valid(net, valid): r = net(filled(other, valid))
+        r[..., valid].square().sum().backward()
+        found.append([r[..., valid], *(weight.grad for weight in net.parameters())])
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+def test_without_holes_nothing_is_changed():
+    net, x = cnn_net(3, M=1, p=4, q=5), torch.rand(1, 3, 5, 6)
+    with over_valid(net, None): assert torch.equal(net(x), net(x)) and not any("forward" in vars(layer) for layer in net.modules())
+    plain = net(x)
+    with over_valid(net, torch.ones(5, 6, dtype=torch.bool)): torch.testing.assert_close(net(x), plain)
+
+
+def test_an_error_inside_leaves_the_network_as_it_was():
+    norm = torch.nn.BatchNorm2d(1)
+    with pytest.raises(ZeroDivisionError), over_valid(norm, torch.ones(2, 2, dtype=torch.bool)): 1 / 0
+    assert "forward" not in vars(norm)

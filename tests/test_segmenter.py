@@ -23,12 +23,13 @@ import torch.nn.functional as F
 from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.metrics import adjusted_rand_score
 from sklearn.utils.validation import check_is_fitted
 
 import dynaseg
 from dynaseg import DynaSeg, Segmentation, segment
 from dynaseg.images import InputError, load_image, read_image, to_tensor
-from dynaseg.labels import by_area, overlay
+from dynaseg.labels import NO_DATA, by_area, overlay
 from dynaseg.network import labels_at
 from dynaseg.granularity import Hierarchy
 from dynaseg.pretrained import response_net
@@ -286,6 +287,161 @@ def test_a_best_number_at_the_end_of_the_range_is_no_floor(quick):
     assert silhouette_phase(load_image(image)).opt_nC == 26
     assert segment(image, **quick | dict(q=40)).floor == 3
     assert segment(image, preset="paper", **quick | dict(q=40)).floor == 26
+
+
+# --- pixels without data
+
+def halves(rng):
+    "(40, 60) heights: a plain at 900 on the left, a hill at 1500 on the right."
+    return np.where(np.arange(60) < 30, 900.0, 1500.0) + rng.normal(0, 5, (40, 60))
+
+
+WAYS_TO_LEAVE_OUT = {
+    "fill value": lambda a, out: (np.where(out, -9999, a), dict(nodata=-9999)),
+    "NaN": lambda a, out: (np.where(out, np.nan, a), {}),
+    "masked array": lambda a, out: (np.ma.masked_array(a, out), {}),
+    "mask": lambda a, out: (a, dict(mask=~out)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_LEAVE_OUT)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_rows_that_are_out_are_as_if_cut_off(way):
+    """The first rows are left out, in whatever way: the fit is that of the picture without them, and the labels agree.
+
+    (Outlines may differ by a pixel in the first row, where the slope of the colours is one-sided once the rows are gone.)"""
+    a = halves(np.random.default_rng(0))
+    out = np.zeros(a.shape, bool)
+    out[:6] = True
+    image, how = WAYS_TO_LEAVE_OUT[way](a, out)
+    for more in ({}, {"preset": "segments"}, {"n_segments": 2}):
+        seg = segment(image, progress=False, device="cpu", T=8, **how, **more)
+        without = segment(a[6:], progress=False, device="cpu", T=8, **more)
+        assert (seg.labels[:6] == -1).all() and (seg.valid == ~out).all()
+        assert adjusted_rand_score(seg.labels[7:].ravel(), without.labels[1:].ravel()) >= 0.97
+        assert seg.floor == without.floor
+        np.testing.assert_array_equal(seg.history["n_labels"], without.history["n_labels"])
+    assert len(np.unique(seg.labels[6:, :30])) == len(np.unique(seg.labels[6:, 30:])) == 1 and seg.labels[6, 0] != seg.labels[6, 59]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_pixels_without_data_hold_does_not_matter(preset, photo):
+    "A hole, a frame and single pixels are left out; other numbers there change nothing."
+    rng = np.random.default_rng(1)
+    mask = rng.random(photo.shape[:2]) < 0.95
+    mask[8:14, 5:22], mask[:2] = False, False
+    other = np.where(mask[..., None], photo, 255 - photo)
+    how = dict(preset=preset, mask=mask, value_range=(0, 255), progress=False, device="cpu", T=4, q=16, p=8)
+    one, two = segment(photo, **how), segment(other, **how)
+    np.testing.assert_array_equal(one.labels, two.labels)
+    assert ((one.labels == -1) == ~mask).all() and one.floor == two.floor
+    areas = np.bincount(one.labels[mask])
+    assert (np.diff(areas) <= 0).all() and len(areas) == one.n_clusters
+    for name in ("n_labels", "sim", "con"): np.testing.assert_array_equal(one.history[name], two.history[name])
+
+
+def test_a_mask_that_is_true_everywhere_changes_nothing(photo, quick):
+    whole, masked = segment(photo, **quick), segment(photo, mask=np.ones(photo.shape[:2], bool), **quick)
+    assert masked.valid is None
+    np.testing.assert_array_equal(masked.labels, whole.labels)
+    np.testing.assert_array_equal(masked.history["loss"], whole.history["loss"])
+
+
+def test_islands_stay_apart(quick):
+    "A cross without data parts the picture into four: no segment lies in two of them, a cluster may."
+    a = np.full((24, 30), 0.5) + np.random.default_rng(0).normal(0, 0.02, (24, 30))
+    mask = np.ones(a.shape, bool)
+    mask[11:13], mask[:, 14:16] = False, False
+    seg = segment(a, mask=mask, n_clusters=1, value_range=(0, 1), **quick)
+    assert seg.hierarchy.islands == 4 and seg.n_clusters == 1 and (seg.labels[mask] == 0).all()
+    with pytest.warns(UserWarning, match="part the photo into 4 pieces"): four = seg.at(n_segments=1)
+    quarters = np.add.outer(np.arange(24) > 11, 2 * (np.arange(30) > 14))
+    assert four.n_clusters == 4
+    for k in range(4): assert len(np.unique(four.labels[mask & (quarters == k)])) == 1
+    assert len(np.unique(four.regions()[mask])) == 4 and (four.regions()[~mask] == -1).all()
+    assert (seg.at(n_segments=6).n_clusters, seg.at(n_segments=6).labels[~mask].max()) == (6, -1)
+    contours = seg.contours()
+    assert np.isfinite(contours).all() and contours[11:13].max() == 0
+    with pytest.raises(InputError, match="do not touch"): four.merge(0, 1)
+    with pytest.raises(InputError, match="no label here"): four.merge(0, -1)
+
+
+def test_strokes_on_pixels_without_data_do_not_count(photo, quick):
+    mask = np.ones(photo.shape[:2], bool)
+    mask[:, :4] = False
+    seg = segment(photo, mask=mask, **quick)
+    strokes = np.zeros(mask.shape, int)
+    strokes[:, :4], strokes[3, 10:20], strokes[20, 10:20] = 7, 1, 2
+    assert np.unique(seg.seeded(strokes).labels).tolist() == [-1, 1, 2]
+    with pytest.raises(InputError, match="No pixel is marked"): seg.seeded(np.where(mask, 0, strokes))
+
+
+def test_everything_that_is_kept_of_a_picture_with_holes(photo, quick, tmp_path):
+    mask = np.tri(*photo.shape[:2], 9) > 0
+    seg = segment(photo, mask=mask, n_segments=5, **quick)
+    again = Segmentation.load(seg.save(tmp_path / "a.npz"))
+    assert (again.valid == mask).all() and again.meta == seg.meta and again.meta["axes"] == "YXC"
+    np.testing.assert_array_equal(again.at(n_segments=3).labels, seg.at(n_segments=3).labels)
+    for other in (seg.at(n_clusters=2), seg.split(0)): assert other.valid is seg.valid and other.meta == seg.meta
+    stored = np.asarray(Image.open(seg.save(tmp_path / "a.png")))
+    assert (stored[~mask] == 255).all() and (stored[mask] == seg.labels[mask]).all()
+    shifted = np.asarray(Image.open(seg.save(tmp_path / "b.png", nodata=0)))
+    assert (shifted == seg.labels + 1).all()
+    assert (overlay(photo, seg.labels, edges=False)[~mask] == NO_DATA).all()
+
+
+def test_a_picture_that_is_mostly_hole(quick):
+    "Thousands of single pixels, no two of which touch, still fall into two clusters."
+    a = np.where(np.arange(80) < 40, 0.2, 0.8) + np.random.default_rng(0).normal(0, 0.01, (80, 80))
+    mask = np.zeros(a.shape, bool)
+    mask[::2, ::2] = True
+    seg = segment(a, mask=mask, n_clusters=2, max_pixels=0, value_range=(0, 1), **quick | dict(M=1))
+    left, right = seg.labels[::2, :40:2], seg.labels[::2, 40::2]
+    assert seg.n_clusters == 2 and (left == left[0, 0]).all() and (right == 1 - left[0, 0]).all()
+
+
+# --- what is read
+
+def test_pages(quick, photo):
+    stack = np.stack([photo[..., 0], photo[..., 1], photo[..., 2] // 4])
+    with pytest.warns(UserWarning, match="3 pages, each segmented by itself"): results = segment(stack, axes="ZYX", pages="all", **quick)
+    assert [seg.meta["page"] for seg in results] == [1, 2, 3] and [seg.settings["page"] for seg in results] == [1, 2, 3]
+    assert {seg.meta["value_range"] for seg in results} == {(0, 255)}  # one range for all: a dark page stays dark
+    for seg in results: np.testing.assert_array_equal(segment(stack, **seg.settings, progress=False).labels, seg.labels)
+    np.testing.assert_array_equal(segment(stack, axes="ZYX", page=2, **quick).labels, segment(photo[..., 1], **quick).labels)
+    with pytest.raises(InputError, match="page=2 and pages='all'"): segment(stack, axes="ZYX", page=2, pages="all", **quick)
+    with pytest.raises(InputError, match="an estimator is for one image"): DynaSeg(axes="ZYX", pages="all", **quick).fit(stack)
+    with pytest.raises(InputError, match="page=4"): segment(stack, axes="ZYX", page=4, **quick)
+
+
+def test_a_stack_says_that_it_is_one(tmp_path, quick, photo):
+    tifffile.imwrite(tmp_path / "stack.tif", np.stack([photo[..., 0]] * 8), photometric="minisblack")
+    with pytest.warns(UserWarning, match="This is page 1 of 8 of .*stack.tif"): seg = segment(tmp_path / "stack.tif", **quick)
+    assert (seg.meta["page"], seg.meta["pages"]) == (1, 8)
+
+
+@pytest.mark.parametrize("wrong, words", [(dict(axes="YYX"), "axes='YYX'"), (dict(axes=3), "axes=3"), (dict(value_range=(1, 1)), r"value_range=\(1, 1\)"),
+                                          (dict(nodata="x"), "nodata='x'"), (dict(nodata=True), "nodata=True"), (dict(page=0), "page=0"),
+                                          (dict(pages="odd"), "pages='odd'; expected 'all'"), (dict(nodata=[[1]]), "nodata=")])
+def test_wrong_settings_of_reading(wrong, words):
+    with pytest.raises(InputError, match=words): check_settings(device="cpu", **wrong)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_the_same_photo_in_other_numbers_gives_the_same_segments(bits, photo, quick):
+    whole = (photo / 255 * (2**bits - 1)).round().astype(np.uint16)
+    whole[0, 0] = 2**bits - 1
+    eight = np.where(whole == 2**bits - 1, 255, photo).astype(np.uint8)
+    for how in ({}, {"preset": "segments"}, {"preset": "paper"}):
+        one, other = (segment(x, **quick | how).labels.ravel() for x in (eight, whole))
+        assert adjusted_rand_score(one, other) >= 0.9
+
+
+def test_a_picture_that_was_read_is_taken_as_it_is(photo, quick):
+    picture = read_image(photo, mask=np.tri(24, 30, 9), value_range=(0, 200))
+    seg = segment(picture, **quick)
+    assert seg.valid is picture.valid and seg.meta == picture.meta
+    np.testing.assert_array_equal(seg.labels, segment(photo, mask=np.tri(24, 30, 9), value_range=(0, 200), **quick).labels)
 
 
 # --- one source of settings
@@ -834,13 +990,16 @@ def test_parameters_are_the_keywords_of_segment():
     assert all(p.kind is p.KEYWORD_ONLY for name, p in inspect.signature(segment).parameters.items() if name != "image")
 
 
-def test_every_setting_is_passed_on(photo):
-    settings = dict(preset="paper", variant="scf", mu=40.0, min_labels=3, on="features", features="cnn", weights=None, freeze=False, M=2, p=6, q=7,
+def test_every_setting_is_passed_on(photo, tmp_path):
+    mask = tmp_path / "mask.png"
+    Image.fromarray(np.tri(24, 30, 20) > 0).save(mask)
+    settings = dict(axes="YXC", page=1, pages=None, value_range=(0.0, 200.0), nodata=False, mask=str(mask), preset="paper", variant="scf", mu=40.0, min_labels=3, on="features", features="cnn", weights=None, freeze=False, M=2, p=6, q=7,
                     standardised=True, padding="replicate", T=3, lr=0.2, momentum=0.5, weight_decay=0.01, tol=0.1, max_pixels=300, cluster_level=0.5, n_segments=None, n_clusters=3, level=None, min_size=4, seed=9, device="cpu", autocast=True)
     assert set(settings) == set(inspect.signature(segment).parameters) - {"image", "progress", "callback"}
     model = DynaSeg(progress=False, callback=None, **settings).fit(photo)
     assert {name: model.segmentation_.settings[name] for name in settings} == settings
     np.testing.assert_array_equal(model.labels_, segment(photo, progress=False, **settings).labels)
+    assert ((model.labels_ == -1) == (np.tri(24, 30, 20) == 0)).all()
 
 
 def test_a_device_without_bfloat16_is_named(monkeypatch):
