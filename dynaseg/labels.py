@@ -24,7 +24,8 @@ def by_area(
     labels: np.ndarray, # (H, W) integers, any values
 ) -> np.ndarray: # (H, W) int64
     "The same partition with ids 0, 1, 2 ... from the largest area to the smallest; ties keep their order."
-    small = labels.size and 0 <= labels.min() and labels.max() < labels.size # then counting does, and nothing need be sorted
+    # then counting does, and nothing need be sorted
+    small = labels.size and 0 <= labels.min() and labels.max() < labels.size
     ids = labels.astype(np.int64) if small else np.unique(labels, return_inverse=True)[1]
     counts = np.bincount(ids.ravel())
     rank = np.empty(len(counts), np.int64)
@@ -63,7 +64,9 @@ def label_picture(
     labels: np.ndarray, # (H, W) integers from 0
     image=None, # anything that `load_image` takes: paint each label in its mean colour there; None: in `label_colours`
 ) -> np.ndarray: # (H, W, 3) uint8
-    "The label map in colours: those of `label_colours`, or the mean of an image's. Raises `InputError` for sizes that differ."
+    """The label map in colours: those of `label_colours`, or the mean of an image's.
+
+    Raises `InputError` for sizes that differ."""
     if image is None: return (label_colours(int(labels.max()) + 1) * 255).round().astype(np.uint8)[labels]
     from skimage.color import label2rgb
     image = _photo_of(image, labels)
@@ -71,11 +74,15 @@ def label_picture(
 
 # %% ../nbs/01_labels.ipynb #616b15f5
 def _photo_of(image, labels):
-    "The photo as (H, W, C) float32. An array of the labels' height and width has its bands last, however many. Raises `InputError` for sizes that differ."
+    """The photo as (H, W, C) float32.
+
+    An array of the labels' height and width has its bands last, however many. Raises `InputError` for sizes that
+    differ."""
     known = isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[:2] == labels.shape
     image = load_image(image, axes="YXC") if known else load_image(image)
     if image.shape[:2] != labels.shape:
-        raise InputError(f"The image is {image.shape[:2]} and the labels are {labels.shape}; expected the same height and width.")
+        raise InputError(f"The image is {image.shape[:2]} and the labels are {labels.shape}; expected the same height "
+                         f"and width.")
     return image
 
 # %% ../nbs/01_labels.ipynb #9f06e005
@@ -99,7 +106,9 @@ def show(
     columns: int | None = None, # pictures in a row; None: all
     width: float = 3.2, # of a picture, inches
 ):
-    "Draws pictures side by side with matplotlib. Whole numbers are labels, in `label_colours`; other numbers without colour are grey, dark to bright."
+    """Draws pictures side by side with matplotlib.
+
+    Whole numbers are labels, in `label_colours`; other numbers without colour are grey, dark to bright."""
     import matplotlib.pyplot as plt
     pictures = [_drawable(picture) for picture in pictures]
     columns = columns or len(pictures)
@@ -131,11 +140,13 @@ def frame_slider(
     from IPython.display import HTML
     if not len(frames): raise InputError("frames is empty; expected at least one picture.")
     titles = list(titles) if titles is not None else [f"{i}" for i in range(len(frames))]
-    if len(titles) != len(frames): raise InputError(f"{len(titles)} titles for {len(frames)} frames; expected one for each.")
+    if len(titles) != len(frames):
+        raise InputError(f"{len(titles)} titles for {len(frames)} frames; expected one for each.")
     first %= len(frames)
     figures = "".join(_figure(f, t, i == first) for i, (f, t) in enumerate(zip(frames, titles)))
     pick = "for(const [i,f] of [...this.parentNode.querySelectorAll('figure')].entries())f.hidden=i!=this.value"
-    return HTML(f'<div class="frame-slider" style="max-width:{width}px">{figures}<input type="range" min="0" max="{len(frames) - 1}" value="{first}" '
+    return HTML(f'<div class="frame-slider" style="max-width:{width}px">{figures}<input type="range" min="0" '
+                f'max="{len(frames) - 1}" value="{first}" '
                 f'aria-label="frame" style="width:100%" oninput="{pick}"></div>')
 
 # %% ../nbs/01_labels.ipynb #c7ed294c
@@ -147,7 +158,8 @@ def _figure(frame, title, shown):
     file = io.BytesIO()
     picture.quantize(128 if frame.ndim == 2 else 256).save(file, "PNG", optimize=True)
     data = base64.b64encode(file.getvalue()).decode()
-    return (f'<figure style="margin:0"{"" if shown else " hidden"}><img alt="{escape(title)}" src="data:image/png;base64,{data}" '
+    return (f'<figure style="margin:0"{"" if shown else " hidden"}><img alt="{escape(title)}" '
+            f'src="data:image/png;base64,{data}" '
             f'style="width:100%;image-rendering:pixelated"><figcaption>{escape(title)}</figcaption></figure>')
 
 # %% ../nbs/01_labels.ipynb #4bf4db6c
@@ -156,17 +168,20 @@ def writing(
     path: str | os.PathLike, # where the finished file will stand
     overwrite: bool = False, # replace a file that exists
 ):
-    "Yields a temporary path with the same suffix in the same folder; renamed to `path` when the block succeeds, removed when not."
+    """Yields a temporary path with the same suffix in the same folder; renamed to `path` when the block succeeds,
+    removed when not."""
     path = Path(path)
     if path.exists() and not overwrite:
-        raise FileExistsError(f"{str(path)!r} exists. Choose another name, or pass overwrite=True (command line: --force).")
+        raise FileExistsError(f"{str(path)!r} exists. Choose another name, or pass overwrite=True (command line: "
+                              f"--force).")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {str(path.parent)!r} to write {path.name!r} in. Make it first.")
     fd, draft = tempfile.mkstemp(prefix=".dynaseg-", suffix=path.suffix, dir=path.parent)
     os.close(fd)
     try:
         yield Path(draft)
-        umask = os.umask(0); os.umask(umask)
+        umask = os.umask(0)
+        os.umask(umask)
         os.chmod(draft, 0o666 & ~umask) # mkstemp's files are for the owner alone
         _to_disk(draft)
         os.replace(draft, path)

@@ -55,7 +55,8 @@ def lab(tmp_path_factory):
     quiet = '{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}'
     (home / "config" / "labconfig" / "page_config.json").write_text(quiet)
     port = free_port()
-    places = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython"}
+    places = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime",
+              "IPYTHONDIR": "ipython"}
     environment = {**os.environ, **{name: str(home / place) for name, place in places.items()}, "OMP_NUM_THREADS": "1",
                    "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     with open(home / "log", "w") as log:
@@ -86,7 +87,8 @@ def notebook(lab, tmp_path_factory):
     from playwright.sync_api import sync_playwright
     with sync_playwright() as p:
         browser = p.chromium.launch_persistent_context(tmp_path_factory.mktemp("profile"), executable_path=CHROMIUM,
-                                                       headless=True, args=FLAGS, viewport={"width": 1280, "height": 1000})
+                                                       headless=True, args=FLAGS, viewport={"width": 1280,
+                                                                                            "height": 1000})
         browser.set_default_timeout(60_000)
         page = browser.pages[0]
         page.goto(f"{lab[0]}/doc/tree/demo.ipynb?reset")

@@ -42,7 +42,8 @@ class Thing:
 def test_what_is_found():
     found = parameters(SOURCE)
     assert found["f"] == ([Parameter("a", "", "", "first", ""), Parameter("*more", "int", "", "others", ""),
-                           Parameter("b", "list[int]", "[1, 2]", "with # a hash", "Second group"), Parameter("c", "str", "'# no comment'", "", "Second group"),
+                           Parameter("b", "list[int]", "[1, 2]", "with # a hash", "Second group"),
+                           Parameter("c", "str", "'# no comment'", "", "Second group"),
                            Parameter("**rest", "", "", "to g", "Second group")], "pixels")
     assert found["Pair"][0] == [Parameter("x", "float", "", "left", ""), Parameter("y", "float", "0.5", "right", "")]
     assert found["Thing.grow"] == ([Parameter("by", "int", "1", "pixels", "")], "itself")
@@ -92,14 +93,19 @@ def test_the_site_reads_words_above_as_help_does(tmp_path, monkeypatch):
 
 
 def test_sections_in_numpydocs_form():
-    assert described("Pair", SOURCE) == "\n\nAttributes\n----------\nx : float\n    left\ny : float, default 0.5\n    right"
+    assert (
+        described("Pair", SOURCE)
+        == "\n\nAttributes\n----------\nx : float\n    left\ny : float, default 0.5\n    right"
+    )
     assert described("Thing", SOURCE) == "\n\nParameters\n----------\nsize : int\n    of it"
     assert described("f", SOURCE, {"a": "[3]"}, {"b": "some numbers"}).startswith(
-        "\n\nParameters\n----------\na\n    first [3]\n*more : int\n    others\nb : some numbers, default [1, 2]\n    with # a hash\n")
+        "\n\nParameters\n----------\na\n    first [3]\n*more : int\n    others\nb : some numbers, default [1, 2]\n    "
+        "with # a hash\n")
     assert described("f", SOURCE).endswith("\n\nReturns\n-------\npixels") and section([]) == ""
 
 
-MODULES = ("labels", "network", "loss", "weighting", "silhouette", "fit", "outlines", "granularity", "segmenter", "many", "datasets", "metrics")
+MODULES = ("labels", "network", "loss", "weighting", "silhouette", "fit", "outlines", "granularity", "segmenter",
+           "many", "datasets", "metrics")
 
 
 @pytest.mark.parametrize("name", MODULES)
