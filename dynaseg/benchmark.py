@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .datasets import BSD500, COCOStuff27, Dataset, ICoseg, VOC2012
+from .datasets import BSD500, Dataset, VOC2012
 from .images import InputError
 from .network import labels_at
 from .metrics import GROUPS, blank, scorer
@@ -67,22 +67,26 @@ def felzenszwalb(
     return felzenszwalb(image, scale=scale, sigma=sigma, min_size=min_size)
 
 # %% ../nbs/18_benchmark.ipynb #103405c6
-METHODS = {"blank": lambda image, seed=0: blank(image.shape), "kmeans": kmeans, "slic": slic_merged, "felzenszwalb": felzenszwalb}
+METHODS = {"blank": lambda image, seed=0: blank(image.shape), "kmeans": kmeans, "slic": slic_merged,
+           "felzenszwalb": felzenszwalb}
 SEEDLESS = ("blank", "slic", "felzenszwalb") # one run says all
 SIZE = ("M", "p", "q", "T", "tol", "max_pixels") # of the network, the fit and the picture
 
 def _published(variant):
     "The paper's constants for everything but the size."
-    return {name: value for name, value in PRESETS["paper"].items() if name not in SIZE} | {"variant": variant, "mu": MU["paper"][variant]}
+    kept = {name: value for name, value in PRESETS["paper"].items() if name not in SIZE}
+    return kept | {"variant": variant, "mu": MU["paper"][variant]}
 
-VARIANTS = {"dfc": _published("fixed") | {"min_labels": 3}, "fsf": _published("fsf"), "scf": _published("scf"), "ours": {}}
+VARIANTS = {"dfc": _published("fixed") | {"min_labels": 3}, "fsf": _published("fsf"), "scf": _published("scf"),
+            "ours": {}}
 
 # %% ../nbs/18_benchmark.ipynb #0aad31d7
 def protocol_of(
     records: Dataset, # a data set of `dynaseg.datasets`, or one of your own
 ) -> str: # a name of `dynaseg.metrics.PROTOCOLS`
     "The protocol that papers use for it: per-image Hungarian where ids are classes, but best overlap on VOC2012."
-    return "best-overlap" if isinstance(records, (BSD500, VOC2012)) or records.n_classes is None else "per-image Hungarian"
+    by_overlap = isinstance(records, (BSD500, VOC2012)) or records.n_classes is None
+    return "best-overlap" if by_overlap else "per-image Hungarian"
 
 def measures_of(
     records: Dataset, # a data set
@@ -91,7 +95,8 @@ def measures_of(
     "What its rows hold sums and counts of. Raises `InputError`."
     if protocol == "per-image Hungarian" and records.n_classes: return ("miou", "accuracy")
     if protocol == "best-overlap": return GROUPS if records.ignore is None else ("all", "with_void")
-    raise InputError(f"protocol={protocol!r} cannot score {records!r} image by image; expected best-overlap, or per-image Hungarian where ids are classes.")
+    raise InputError(f"protocol={protocol!r} cannot score {records!r} image by image; expected best-overlap, or "
+                     f"per-image Hungarian where ids are classes.")
 
 # %% ../nbs/18_benchmark.ipynb #1e6b0c9a
 def _overlap(labels, truths, ignore):
@@ -104,7 +109,8 @@ def _matching(labels, truths, records):
     "mIoU and accuracy of one image, counted once; not at all if the whole image is void."
     score = scorer("per-image Hungarian", records.n_classes, records.ignore)
     score.update(labels, truths)
-    return {name: (value, 1) for name, value in score.compute().items()} if score.images else {"miou": (0.0, 0), "accuracy": (0.0, 0)}
+    if not score.images: return {"miou": (0.0, 0), "accuracy": (0.0, 0)}
+    return {name: (value, 1) for name, value in score.compute().items()}
 
 def scored(
     labels: np.ndarray, # (H, W) integers
@@ -115,8 +121,11 @@ def scored(
     "The sum and count of each measure for one image."
     if protocol == "per-image Hungarian": pairs = _matching(labels, truths, records)
     elif records.ignore is None: pairs = _overlap(labels, truths, None)
-    else: pairs = {"all": _overlap(labels, truths, records.ignore)["all"], "with_void": _overlap(labels, truths, None)["all"]}
-    return {f"{name}_{what}": round(value, 6) for name, pair in pairs.items() for what, value in zip(("sum", "count"), pair)}
+    else:
+        pairs = {"all": _overlap(labels, truths, records.ignore)["all"],
+                 "with_void": _overlap(labels, truths, None)["all"]}
+    return {f"{name}_{what}": round(value, 6) for name, pair in pairs.items()
+            for what, value in zip(("sum", "count"), pair)}
 
 # %% ../nbs/18_benchmark.ipynb #b92367e6
 def _looker(at, size, found):
@@ -143,8 +152,9 @@ def rows_of(
     try: labels, seconds, mb = measured(lambda: call(image, seed))
     except Exception as e: # whatever the method raised belongs to its record
         labels, seconds, mb, error = blank(image.shape), None, None, f"{type(e).__name__}: {e}".splitlines()[0]
-    row = lambda name, labels, **more: {"method": name, "image": record.name, "seed": seed, **more,
-                                        "n_labels": len(np.unique(labels)), **scored(labels, truths, records, protocol)}
+    def row(name, labels, **more):
+        return {"method": name, "image": record.name, "seed": seed, **more, "n_labels": len(np.unique(labels)),
+                **scored(labels, truths, records, protocol)}
     result = row(method, labels, seconds=seconds and round(seconds, 3), mb=mb and round(mb), error=error)
     return [row(f"{method}@{t}", l) for t, l in found.items()] + [result]
 
@@ -157,11 +167,14 @@ def read_rows(
     A method that two files have under the same settings gets the file's name behind its own."""
     files = {path: _read(path) for path in map(Path, paths)}
     if len(kinds := dict.fromkeys(tuple(_measures(rows)) for rows in files.values() if rows)) > 1:
-        raise InputError(f"The files hold different measures ({' and '.join(', '.join(k) for k in kinds)}); expected results of one data set.")
+        raise InputError(f"The files hold different measures ({' and '.join(', '.join(k) for k in kinds)}); expected "
+                         f"results of one data set.")
     have = [key for rows in files.values() for key in by_method(rows)]
     twice = {key for key in have if have.count(key) > 1}
-    return [row | {"method": f"{row['method']} ({path.stem})"} if (row["method"], row["settings"] or "") in twice else row
-            for path, rows in files.items() for row in rows]
+    def named(path, row):
+        in_both = (row["method"], row["settings"] or "") in twice
+        return row | {"method": f"{row['method']} ({path.stem})"} if in_both else row
+    return [named(path, row) for path, rows in files.items() for row in rows]
 
 def _read(path):
     if path.suffix == ".parquet": return _parquet()[1].read_table(path).to_pylist()
@@ -172,12 +185,15 @@ def _read(path):
 
 def _value(name, text):
     if not text: return None
-    return float(text) if name in ("seconds", "mb") or name.endswith(("_sum", "_count")) else int(text) if name in ("seed", "n_labels") else text
+    if name in ("seconds", "mb") or name.endswith(("_sum", "_count")): return float(text)
+    return int(text) if name in ("seed", "n_labels") else text
 
 # %% ../nbs/18_benchmark.ipynb #5d0c8e71
 def _parquet():
     try: import pyarrow, pyarrow.parquet
-    except ImportError as e: raise InputError("Results in .parquet need pyarrow: pip install pyarrow, or take a name that ends in .csv.") from e
+    except ImportError as e:
+        raise InputError("Results in .parquet need pyarrow: pip install pyarrow, or take a name that ends in "
+                         ".csv.") from e
     return pyarrow, pyarrow.parquet
 
 def _measures(rows):
@@ -187,7 +203,10 @@ def _measures(rows):
 def by_method(
     rows: list[dict], # from `read_rows`
 ) -> dict[tuple[str, str], list[dict]]: # by method and settings, in order of appearance
-    "The rows of each method. Of seeds that saw fewer images than others, none: a spread over seeds that saw different ones would be the images'."
+    """The rows of each method.
+
+    Of seeds that saw fewer images than others, none: a spread over seeds that saw different ones would be the
+    images'."""
     groups = {}
     for row in rows: groups.setdefault((row["method"], row["settings"] or ""), []).append(row)
     return {key: _of_whole_seeds(mine) for key, mine in groups.items()}
@@ -199,7 +218,8 @@ def _of_whole_seeds(rows):
 def score(
     rows: list[dict], # of one method, or of one seed of it
 ) -> list[float]:
-    "Each measure over all the rows, and last what methods are compared by: the mean of All, Fine and Coarse, or the first measure."
+    """Each measure over all the rows, and last what methods are compared by: the mean of All, Fine and Coarse, or the
+    first measure."""
     parts = [sum(r[f"{m}_sum"] for r in rows) / max(sum(r[f"{m}_count"] for r in rows), 1) for m in _measures(rows)]
     return [*parts, float(np.mean(parts)) if _measures(rows) == list(GROUPS) else parts[0]]
 
@@ -213,10 +233,12 @@ def _so_far(file, columns, chosen):
         text = f.read()
         if not text.endswith(b"\n"): f.truncate(text.rfind(b"\n") + 1)
     rows, header = read_rows(file), text.decode("utf-8", "replace").split("\n")[0].split(",")
-    if header not in (columns, [""]): raise InputError(f"{str(file)!r} holds other columns ({', '.join(header)}); choose another name.")
+    if header not in (columns, [""]):
+        raise InputError(f"{str(file)!r} holds other columns ({', '.join(header)}); choose another name.")
     for name, (_, words, mark) in chosen.items():
         if any((r["method"], r["settings"] or "") == (name, words) and (r["fingerprint"] or "") != mark for r in rows):
-            raise InputError(f"{str(file)!r} holds rows of {name!r} made before the presets changed; remove those, or choose another name.")
+            raise InputError(f"{str(file)!r} holds rows of {name!r} made before the presets changed; remove those, or "
+                             f"choose another name.")
     return rows
 
 def _name(value): return getattr(value, "__name__", type(value).__name__) if callable(value) else str(value)
@@ -231,14 +253,21 @@ def _chosen(methods, settings):
         raise InputError(f"{bad[0]!r} is no setting of segment that can be chosen here.")
     settings = {name: settings[name] for name in usual if name in settings and settings[name] != usual[name].default}
     if "variant" in settings and (bad := [name for name in methods if "variant" in VARIANTS.get(name, ())]):
-        raise InputError(f"variant={_name(settings['variant'])!r} does not go with the method {bad[0]!r}, which has its own; expected methods=['ours'].")
-    if "preset" in settings and PRESETS.get(settings["preset"], {}).get("level") is not None and (bad := [name for name in methods if "variant" in VARIANTS.get(name, ())]):
-        raise InputError(f"preset={settings['preset']!r} does not go with the method {bad[0]!r}, whose labels are clusters; expected methods=['ours'].")
-    return {name: (METHODS[name], "", "") if name in METHODS else _fitted(VARIANTS[name] | settings, settings) for name in methods}
+        raise InputError(f"variant={_name(settings['variant'])!r} does not go with the method {bad[0]!r}, which has "
+                         f"its own; expected methods=['ours'].")
+    in_segments = PRESETS.get(settings.get("preset"), {}).get("level") is not None
+    if in_segments and (bad := [name for name in methods if "variant" in VARIANTS.get(name, ())]):
+        raise InputError(f"preset={settings['preset']!r} does not go with the method {bad[0]!r}, whose labels are "
+                         f"clusters; expected methods=['ours'].")
+    return {name: (METHODS[name], "", "") if name in METHODS else _fitted(VARIANTS[name] | settings, settings)
+            for name in methods}
 
 def _fitted(all_settings, named):
-    "A function of image and seed that runs `segment`, the words and the fingerprint of its settings. Raises `InputError`."
-    def f(image, seed, callback=None): return segment(image, seed=seed, progress=False, callback=callback, **all_settings).labels
+    """A function of image and seed that runs `segment`, the words and the fingerprint of its settings.
+
+    Raises `InputError`."""
+    def f(image, seed, callback=None):
+        return segment(image, seed=seed, progress=False, callback=callback, **all_settings).labels
     resolved = check_settings(**all_settings).settings | {"device": None}
     resolved = {name: value for name, value in resolved.items() if name not in ("pages", *READING)} # which photo, not how
     mark = zlib.crc32(json.dumps(resolved, sort_keys=True, default=_name).encode())
@@ -259,12 +288,14 @@ def evaluate(
     from tqdm.auto import tqdm
     chosen, protocol, seeds = _chosen(methods, settings), protocol or protocol_of(records), list(seeds)
     columns = [*COLUMNS, *(f"{m}_{what}" for m in measures_of(records, protocol) for what in ("sum", "count"))]
-    if len(records) and not records[0].ground_truths: raise InputError(f"{records!r} has no ground truths; expected a data set that can be scored.")
+    if len(records) and not records[0].ground_truths:
+        raise InputError(f"{records!r} has no ground truths; expected a data set that can be scored.")
     if Path(out).suffix == ".parquet": _parquet() # is it there? better asked before the work
     file = Path(out).with_suffix(".csv")
     rows = _so_far(file, columns, chosen)
     have = {(r["method"], r["settings"] or "", r["image"], r["seed"]) for r in rows}
-    todo = [(record, name, seed) for record in records for name in chosen for seed in ([0] if name in SEEDLESS and chosen[name][0] is METHODS[name] else seeds)
+    todo = [(record, name, seed) for record in records for name in chosen
+            for seed in ([0] if name in SEEDLESS and chosen[name][0] is METHODS[name] else seeds)
             if (name, chosen[name][1], record.name, seed) not in have]
     with open(file, "a", newline="", encoding="utf-8") as f, tqdm(todo, unit="fit", disable=not progress) as bar:
         table = csv.DictWriter(f, columns, restval="", lineterminator="\n")
@@ -273,7 +304,8 @@ def evaluate(
             function, words, mark = chosen[name]
             rows += (new := [r | {"settings": words, "fingerprint": mark}
                              for r in rows_of(record, records, protocol, name, function, seed, at if mark else ())])
-            table.writerows(new); f.flush()
+            table.writerows(new)
+            f.flush()
             bar.set_postfix_str(f"{name} {score(by_method(rows)[name, words])[-1]:.3f}", refresh=False)
     rows = read_rows(file)
     if Path(out).suffix == ".parquet": _parquet()[1].write_table(_parquet()[0].Table.from_pylist(rows), out)
@@ -290,16 +322,20 @@ def table(
     for (method, settings), mine in by_method(rows).items():
         seeds = sorted({r["seed"] for r in mine})
         values = np.array([score([r for r in mine if r["seed"] == s])[: len(names)] for s in seeds])
-        cells = [f"{m:.3f} ± {s:.3f}" if len(seeds) > 1 else f"{m:.3f}" for m, s in zip(values.mean(0), values.std(0, ddof=len(seeds) > 1))]
+        cells = [f"{m:.3f} ± {s:.3f}" if len(seeds) > 1 else f"{m:.3f}"
+                 for m, s in zip(values.mean(0), values.std(0, ddof=len(seeds) > 1))]
         seconds, mb = ([r[name] for r in mine if r[name] is not None] for name in ("seconds", "mb"))
-        lines.append([method, settings, len({r["image"] for r in mine}), len(seeds), *cells, f"{np.median(seconds):.2f}" if seconds else "",
+        lines.append([method, settings, len({r["image"] for r in mine}), len(seeds), *cells,
+                      f"{np.median(seconds):.2f}" if seconds else "",
                       f"{np.median(mb):.0f}" if mb else "", sum(bool(r["error"]) for r in mine)])
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 # %% ../nbs/18_benchmark.ipynb #7fa232af
 def _sums(rows, images, measures):
     "(2, images, measures): sums and counts of each image, means over seeds."
-    place, total, n = {name: i for i, name in enumerate(images)}, np.zeros((2, len(images), len(measures))), np.zeros((len(images), 1))
+    place = {name: i for i, name in enumerate(images)}
+    total = np.zeros((2, len(images), len(measures)))
+    n = np.zeros((len(images), 1))
     for r in rows:
         total[:, place[r["image"]]] += [[r[f"{m}_{what}"] for m in measures] for what in ("sum", "count")]
         n[place[r["image"]]] += 1
@@ -313,10 +349,13 @@ def paired_difference(
 ) -> tuple[float, float, float]: # difference, and its 95 % interval
     "score(b) - score(a) (the last of `score`), with the paired bootstrap's interval over images. Raises `InputError`."
     images = sorted({r["image"] for r in a})
-    if images != sorted({r["image"] for r in b}): raise InputError("The two methods were run on different images; expected the same.")
+    if images != sorted({r["image"] for r in b}):
+        raise InputError("The two methods were run on different images; expected the same.")
     measures = _measures(a) if _measures(a) == list(GROUPS) else _measures(a)[:1]
-    times = np.random.default_rng(seed).multinomial(len(images), [1 / len(images)] * len(images), draws) # how often each image is drawn
-    value = lambda s, n: (n @ s[0] / np.maximum(n @ s[1], 1e-9)).mean(-1)
+    # how often each image is drawn
+    times = np.random.default_rng(seed).multinomial(len(images), [1 / len(images)] * len(images), draws)
+    def value(s, n):
+        return (n @ s[0] / np.maximum(n @ s[1], 1e-9)).mean(-1)
     sums = [_sums(rows, images, measures) for rows in (a, b)]
     everything, drawn = (value(sums[1], n) - value(sums[0], n) for n in (np.ones(len(images)), times))
     return float(everything), *map(float, np.percentile(drawn, (2.5, 97.5)))
@@ -326,11 +365,15 @@ def report(
     rows: list[dict], # from `read_rows`, of one data set
     against: str = "felzenszwalb", # the method that the others are compared with
 ) -> str: # Markdown
-    "The table, and under it each method's difference from `against` with its interval, where both saw the same images. Raises `InputError`."
+    """The table, and under it each method's difference from `against` with its interval, where both saw the same
+    images. Raises `InputError`."""
     groups = by_method(rows)
     base = next((key for key in groups if key[0] == against or key[0].startswith(f"{against} (")), None)
-    if base is None: raise InputError(f"against={against!r}; expected one of {', '.join(dict.fromkeys(m for m, _ in groups))}.")
-    lines = [f"| difference from {base[0]} | settings | {'mean' if _measures(rows) == list(GROUPS) else _measures(rows)[0]} | 95 % interval |", "|---|---|---|---|"]
+    if base is None:
+        raise InputError(f"against={against!r}; expected one of {', '.join(dict.fromkeys(m for m, _ in groups))}.")
+    lines = [f"| difference from {base[0]} | settings | "
+             f"{'mean' if _measures(rows) == list(GROUPS) else _measures(rows)[0]} | 95 % interval |",
+             "|---|---|---|---|"]
     for (method, settings), mine in groups.items():
         if (method, settings) == base or {r["image"] for r in mine} != {r["image"] for r in groups[base]}: continue
         difference, low, high = paired_difference(groups[base], mine)

@@ -104,7 +104,8 @@ class Dataset(Sequence):
         return f"{type(self).__name__}({', '.join(about)})"
 
 # %% ../nbs/13_datasets.ipynb #090d44cc
-NOT_DECODED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF") # formats that Pillow recognises but does not decode by itself
+# formats that Pillow recognises but does not decode by itself
+NOT_DECODED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
 
 def _pillow_suffixes():
     "The suffixes of the formats that Pillow decodes here."

@@ -82,11 +82,15 @@ def label_picture(
 
 # %% ../nbs/01_labels.ipynb #616b15f5
 def _photo_of(image, labels):
-    "The photo as (H, W, C) float32. An array of the labels' height and width has its bands last, however many. Raises `InputError` for sizes that differ."
+    """The photo as (H, W, C) float32.
+
+    An array of the labels' height and width has its bands last, however many. Raises `InputError` for sizes that
+    differ."""
     known = isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[:2] == labels.shape
     image = load_image(image, axes="YXC") if known else load_image(image)
     if image.shape[:2] != labels.shape:
-        raise InputError(f"The image is {image.shape[:2]} and the labels are {labels.shape}; expected the same height and width.")
+        raise InputError(f"The image is {image.shape[:2]} and the labels are {labels.shape}; expected the same height "
+                         f"and width.")
     return image
 
 # %% ../nbs/01_labels.ipynb #9f06e005
@@ -111,7 +115,9 @@ def show(
     columns: int | None = None, # pictures in a row; None: all
     width: float = 3.2, # of a picture, inches
 ):
-    "Draws pictures side by side with matplotlib. Whole numbers are labels, in `label_colours`; other numbers without colour are grey, dark to bright."
+    """Draws pictures side by side with matplotlib.
+
+    Whole numbers are labels, in `label_colours`; other numbers without colour are grey, dark to bright."""
     import matplotlib.pyplot as plt
     pictures = [_drawable(picture) for picture in pictures]
     columns = columns or len(pictures)
@@ -143,11 +149,13 @@ def frame_slider(
     from IPython.display import HTML
     if not len(frames): raise InputError("frames is empty; expected at least one picture.")
     titles = list(titles) if titles is not None else [f"{i}" for i in range(len(frames))]
-    if len(titles) != len(frames): raise InputError(f"{len(titles)} titles for {len(frames)} frames; expected one for each.")
+    if len(titles) != len(frames):
+        raise InputError(f"{len(titles)} titles for {len(frames)} frames; expected one for each.")
     first %= len(frames)
     figures = "".join(_figure(f, t, i == first) for i, (f, t) in enumerate(zip(frames, titles)))
     pick = "for(const [i,f] of [...this.parentNode.querySelectorAll('figure')].entries())f.hidden=i!=this.value"
-    return HTML(f'<div class="frame-slider" style="max-width:{width}px">{figures}<input type="range" min="0" max="{len(frames) - 1}" value="{first}" '
+    return HTML(f'<div class="frame-slider" style="max-width:{width}px">{figures}<input type="range" min="0" '
+                f'max="{len(frames) - 1}" value="{first}" '
                 f'aria-label="frame" style="width:100%" oninput="{pick}"></div>')
 
 # %% ../nbs/01_labels.ipynb #c7ed294c
@@ -159,7 +167,8 @@ def _figure(frame, title, shown):
     file = io.BytesIO()
     picture.quantize(128 if frame.ndim == 2 else 256).save(file, "PNG", optimize=True)
     data = base64.b64encode(file.getvalue()).decode()
-    return (f'<figure style="margin:0"{"" if shown else " hidden"}><img alt="{escape(title)}" src="data:image/png;base64,{data}" '
+    return (f'<figure style="margin:0"{"" if shown else " hidden"}><img alt="{escape(title)}" '
+            f'src="data:image/png;base64,{data}" '
             f'style="width:100%;image-rendering:pixelated"><figcaption>{escape(title)}</figcaption></figure>')
 
 # %% ../nbs/01_labels.ipynb #4bf4db6c
@@ -168,17 +177,20 @@ def writing(
     path: str | os.PathLike, # where the finished file will stand
     overwrite: bool = False, # replace a file that exists
 ):
-    "Yields a temporary path with the same suffix in the same folder; renamed to `path` when the block succeeds, removed when not."
+    """Yields a temporary path with the same suffix in the same folder; renamed to `path` when the block succeeds,
+    removed when not."""
     path = Path(path)
     if path.exists() and not overwrite:
-        raise FileExistsError(f"{str(path)!r} exists. Choose another name, or pass overwrite=True (command line: --force).")
+        raise FileExistsError(f"{str(path)!r} exists. Choose another name, or pass overwrite=True (command line: "
+                              f"--force).")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {str(path.parent)!r} to write {path.name!r} in. Make it first.")
     fd, draft = tempfile.mkstemp(prefix=".dynaseg-", suffix=path.suffix, dir=path.parent)
     os.close(fd)
     try:
         yield Path(draft)
-        umask = os.umask(0); os.umask(umask)
+        umask = os.umask(0)
+        os.umask(umask)
         os.chmod(draft, 0o666 & ~umask) # mkstemp's files are for the owner alone
         _to_disk(draft)
         os.replace(draft, path)

@@ -30,7 +30,9 @@ from .words import document
 def many_net(
     nets: Sequence[ResponseNet], # over the CNN, alike but for their weights; stay as they are
 ) -> nn.Sequential:
-    "The networks side by side in one: (1, B C, h, w) to the response maps (1, B q, h, w). It begins with a copy of their weights."
+    """The networks side by side in one: (1, B C, h, w) to the response maps (1, B q, h, w).
+
+    It begins with a copy of their weights."""
     layers = ([*net.features, *net.classifier] for net in nets)
     return nn.Sequential(*map(_side_by_side, zip(*layers, strict=True)))
 
@@ -39,9 +41,18 @@ def _side_by_side(layers):
     one = layers[0]
     B = len(layers)
     if isinstance(one, nn.ReLU): return nn.ReLU()
-    if isinstance(one, nn.BatchNorm2d): many = nn.BatchNorm2d(B * one.num_features, track_running_stats=False, device="meta")
-    else: many = nn.Conv2d(B * one.in_channels, B * one.out_channels, one.kernel_size, padding=one.padding, groups=B,
-                           padding_mode=one.padding_mode, device="meta") # where nothing is drawn: the weights are there already
+    if isinstance(one, nn.BatchNorm2d):
+        many = nn.BatchNorm2d(B * one.num_features, track_running_stats=False, device="meta")
+    else:
+        many = nn.Conv2d(
+            B * one.in_channels,
+            B * one.out_channels,
+            one.kernel_size,
+            padding=one.padding,
+            groups=B,
+            padding_mode=one.padding_mode,
+            device="meta",
+        ) # where nothing is drawn: the weights are there already
     for name in ("weight", "bias"):
         values = torch.cat([getattr(layer, name).detach() for layer in layers])
         setattr(many, name, nn.Parameter(values))
@@ -129,7 +140,9 @@ def fit_many(
 def _watch_many(
     steps: Iterator[ManySteps], # from `fit_many`
     check: int, # updates between two looks
-) -> tuple[ManySteps, list[np.ndarray], np.ndarray]: # last reading; n_labels, sim, con, loss, ended (t, B); seconds of each
+) -> tuple[
+    ManySteps, list[np.ndarray], np.ndarray
+]: # last reading; n_labels, sim, con, loss, ended (t, B); seconds of each
     "Runs the fits until all have ended, or a loss is no number."
     rows, seconds = [], []
     start = time.perf_counter()
@@ -146,10 +159,12 @@ def _histories(columns, seconds, weighting, floors):
         n = np.flatnonzero(ended[:, b])[0] + 1 if ended[-1, b] else len(ended)
         weight = [weighting(max(int(k), floor, 1)) for k in n_labels[:n, b]]
         losses = {name: values[:n, b].astype(float) for name, values in (("sim", sim), ("con", con), ("loss", loss))}
-        yield REASONS[ended[-1, b]], dict(n_labels=n_labels[:n, b], weight=np.array(weight, float), **losses, seconds=seconds[:n])
+        yield REASONS[ended[-1, b]], dict(n_labels=n_labels[:n, b], weight=np.array(weight, float), **losses,
+                                          seconds=seconds[:n])
 
 # %% ../nbs/12_many.ipynb #06ab0019
-MOST_VALUES = {"cpu": 2**20, "gpu": 2**26} # of all maps of a layer, together: what keeps the device busy without filling its memory
+# of all maps of a layer, together: what keeps the device busy without filling its memory
+MOST_VALUES = {"cpu": 2**20, "gpu": 2**26}
 
 def batches(
     images: Sequence[np.ndarray], # each (H, W, C)
@@ -188,7 +203,8 @@ def _check_many(settings, **counts):
     if settings.get("pages") is not None:
         raise InputError(f"pages={settings['pages']!r}: here each photo is one picture. For all pages of a file pass dynaseg.images.pages(file) as the photos.")
     if settings.get("features", "cnn") != "cnn" or settings.get("freeze"):
-        raise InputError(f"features={settings.get('features', 'cnn')!r}, freeze={settings.get('freeze')!r}: many photos at once are fitted "
+        raise InputError(f"features={settings.get('features', 'cnn')!r}, freeze={settings.get('freeze')!r}: many "
+                         f"photos at once are fitted "
                          "with features='cnn' alone, and not frozen. Take segment for the photos one by one.")
     for name, value in counts.items():
         if value is not None and (not isinstance(value, Integral) or isinstance(value, bool) or value < 1):
@@ -205,7 +221,8 @@ def _fitted_many(ready, checked, where, check):
     with kept_memory(): step, columns, seconds = _watch_many(fit_many(net, x, checked.weighting, floors, **how), check)
     if not (finite := np.isfinite(columns[3])).all():
         t, b = np.argwhere(~finite)[0]
-        raise InputError(f"images[{where[b]}]: the loss became {columns[3][t, b]} after {t} updates: lower lr or mu, or look at what a "
+        raise InputError(f"images[{where[b]}]: the loss became {columns[3][t, b]} after {t} updates: lower lr or mu, "
+                         f"or look at what a "
                          "weighting of your own returns.")
     histories = _histories(columns, seconds, checked.weighting, floors)
     return [Fitted(response, reason, history) for response, (reason, history) in zip(step.response, histories)]
@@ -216,7 +233,9 @@ def _sharing(workers):
     "A pool of threads that share the cores."
     threads = torch.get_num_threads()
     try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(max(1, threads // workers),)) as pool: yield pool
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads,
+                                initargs=(max(1, threads // workers),)) as pool:
+            yield pool
     finally: torch.set_num_threads(threads) # or threads that start later would take over the pool's number
 
 def _groups(pictures, checked, batch):
@@ -245,12 +264,14 @@ def segment_many(
     progress: bool = True, # a progress bar when it takes more than a second
     **settings, # of `segment`, for all photos alike; features is "cnn"
 ) -> list[Segmentation]: # in the order of `images`
-    """The segments of many photos, each as `segment` finds them up to rounding; fitted in batches of independent networks.
+    """The segments of many photos, each as `segment` finds them up to rounding; fitted in batches of independent
+    networks.
 
-    In a result, `seconds` is the time for what is done to the photo alone, reading excluded, and its share of its batch's fit; the
-    history's seconds are the batch's. Raises, before any fit, `InputError` for a setting or a photo that cannot be used and
-    `FileNotFoundError` for a path that leads nowhere; both say which. All photos and results are in memory together (a colour photo takes
-    12 bytes a pixel, its labels 8): for a folder of any size there is `segment_folder`."""
+    In a result, `seconds` is the time for what is done to the photo alone, reading excluded, and its share of its
+    batch's fit; the history's seconds are the batch's. Raises, before any fit, `InputError` for a setting or a photo
+    that cannot be used and `FileNotFoundError` for a path that leads nowhere; both say which. All photos and results
+    are in memory together (a colour photo takes 12 bytes a pixel, its labels 8): for a folder of any size there is
+    `segment_folder`."""
     from tqdm.auto import tqdm
     _check_many(settings, batch=batch, check=check, workers=workers)
     checked = check_settings(**settings)
@@ -258,8 +279,10 @@ def segment_many(
     workers = workers or min(16, os.cpu_count() or 1)
     groups = _groups(images, checked, batch)
     finished = {}
-    # the process has one list of filters for warnings; threads that change it and set it back may leave a wrong one behind
-    with warnings.catch_warnings(), _sharing(workers) as pool, tqdm(total=len(images), delay=1, disable=not progress, desc="photos", leave=False) as bar:
+    # the process has one list of filters for warnings; threads that change it and set it back may leave a wrong one
+    # behind
+    with warnings.catch_warnings(), _sharing(workers) as pool, tqdm(total=len(images), delay=1, disable=not progress,
+                                                                    desc="photos", leave=False) as bar:
         def begin(where): return [pool.submit(_prepared, images[i], checked) for i in where]
         next_ones = begin(groups[0] if groups else [])
         for before, where, after in zip([[], *groups], groups, [*groups[1:], []]):
@@ -268,7 +291,8 @@ def segment_many(
             start = time.perf_counter()
             fits = _fitted_many([ready for ready, _ in prepared], checked, where, check)
             share = (time.perf_counter() - start) / len(where)
-            for i, (ready, spent), fitted in zip(where, prepared, fits): finished[i] = pool.submit(_finished, ready, fitted, spent + share)
+            for i, (ready, spent), fitted in zip(where, prepared, fits):
+                finished[i] = pool.submit(_finished, ready, fitted, spent + share)
             for i in before: finished[i].result() # so that response maps do not pile up
             bar.update(len(where))
         return [finished[i].result() for i in range(len(images))]

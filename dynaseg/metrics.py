@@ -144,7 +144,9 @@ class BestOverlap:
         size = [len(b) for b in best]
         groups = {"all": np.concatenate(best), "fine": best[np.argmax(size)], "coarse": best[np.argmin(size)]}
         sums, counts = ({g: f(v) for g, v in groups.items()} for f in (np.sum, len))
-        for g in GROUPS: self.sums[g] += float(sums[g]); self.counts[g] += counts[g]
+        for g in GROUPS:
+            self.sums[g] += float(sums[g])
+            self.counts[g] += counts[g]
         return _means(sums, counts)
 
     def compute(self) -> dict[str, float]:
@@ -244,7 +246,8 @@ class Hungarian:
         return {"miou": float(miou), "accuracy": float(accuracy)}
 
 # %% ../nbs/14_metrics.ipynb #7d20e9b1
-PROTOCOLS = {"best-overlap": BestOverlap, "per-image Hungarian": partial(Hungarian, mode="image"), "dataset Hungarian": partial(Hungarian, mode="dataset")}
+PROTOCOLS = {"best-overlap": BestOverlap, "per-image Hungarian": partial(Hungarian, mode="image"),
+             "dataset Hungarian": partial(Hungarian, mode="dataset")}
 
 def scorer(
     protocol: str, # "best-overlap", "per-image Hungarian" or "dataset Hungarian"
@@ -254,7 +257,8 @@ def scorer(
     "An empty scorer, with `update` and `compute`. Raises `InputError`."
     if protocol not in PROTOCOLS: raise InputError(f"protocol={protocol!r}; expected one of {', '.join(PROTOCOLS)}.")
     if protocol == "best-overlap": return BestOverlap(ignore=ignore)
-    if n_classes is None: raise InputError(f"protocol={protocol!r} matches clusters with classes: say how many with n_classes=.")
+    if n_classes is None:
+        raise InputError(f"protocol={protocol!r} matches clusters with classes: say how many with n_classes=.")
     return PROTOCOLS[protocol](n_classes, ignore=ignore)
 
 # %% ../nbs/14_metrics.ipynb #5c0re006

@@ -6,7 +6,6 @@
 __all__ = ['cnn', 'at_least', 'ResponseNet', 'draw_weights', 'cnn_net', 'over_valid', 'labels_at']
 
 # %% ../nbs/02_network.ipynb #h0000013
-from contextlib import contextmanager
 from numbers import Integral
 
 import torch
@@ -90,7 +89,9 @@ def cnn_net(
     seed: int = 0, # of the initial weights
     padding: str = "zeros", # of the convolutions: "zeros" or "replicate"
 ) -> ResponseNet:
-    "The paper's network, (1, C, H, W) float32 to (1, q, H, W), on the CPU and in training mode. Raises `InputError` for sizes that cannot be."
+    """The paper's network, (1, C, H, W) float32 to (1, q, H, W), on the CPU and in training mode.
+
+    Raises `InputError` for sizes that cannot be."""
     with torch.device("meta"): net = ResponseNet(cnn(in_channels, M, p, padding), p, q)
     return draw_weights(net, torch.Generator("cpu").manual_seed(seed)).train()
 

@@ -28,7 +28,8 @@ def ways(tree):
             here, before, level = todo.pop()
             highest[start, here] = level
             for (a, b), l in zip(tree.edges.tolist(), tree.levels):
-                if here in (a, b) and (other := b if here == a else a) != before: todo.append((other, here, max(level, l)))
+                if here in (a, b) and (other := b if here == a else a) != before:
+                    todo.append((other, here, max(level, l)))
     return highest
 
 
@@ -52,7 +53,8 @@ def test_a_cut_can_be_read_off_the_contour_map(seed, h, w, level):
     right[:, :-1], below[:-1] = double[1::2, 2:-1:2], double[2:-1:2, 1::2]
     np.testing.assert_array_equal(single, np.maximum(right, below))
     regions = label(double[1:-1, 1:-1] <= level, connectivity=1)[::2, ::2]  # as the BSDS tools read a level
-    assert len(np.unique(np.stack([regions.ravel(), label(parts, background=-1, connectivity=1).ravel()]), axis=1).T) == regions.max()
+    assert len(np.unique(np.stack([regions.ravel(), label(parts, background=-1, connectivity=1).ravel()]),
+                         axis=1).T) == regions.max()
 
 
 def slow_seeds(tree, marks):
@@ -88,7 +90,8 @@ def slow_ward(sizes, features, n):
         w, f = sizes[members], features[members]
         return (w[:, None] * (f - (w @ f) / w.sum()) ** 2).sum()
     while len(clusters) > n:
-        pairs = [(spread(a + b) - spread(a) - spread(b), i, j) for i, a in enumerate(clusters) for j, b in enumerate(clusters) if i < j]
+        pairs = [(spread(a + b) - spread(a) - spread(b), i, j) for i, a in enumerate(clusters)
+                 for j, b in enumerate(clusters) if i < j]
         _, i, j = min(pairs)
         clusters[i] += clusters.pop(j)
     return {frozenset(c) for c in clusters}
@@ -108,7 +111,8 @@ def test_enlarged_labels_are_the_largest_bilinear_weight(seed, h, w, more, wider
     labels = np.random.default_rng(seed).integers(0, 4, (h, w))
     size = h + more, w + wider
     found = enlarged(labels, size)
-    weights = F.interpolate(F.one_hot(torch.from_numpy(labels), 4).permute(2, 0, 1)[None].double(), size=size, mode="bilinear")[0].numpy()
+    weights = F.interpolate(F.one_hot(torch.from_numpy(labels), 4).permute(2, 0, 1)[None].double(), size=size,
+                            mode="bilinear")[0].numpy()
     assert found.shape == size and found.dtype == labels.dtype
     best = np.take_along_axis(weights, found[None], 0)[0]
     np.testing.assert_allclose(best, weights.max(0), atol=1e-5)  # where two are equal, either may win
@@ -126,7 +130,11 @@ def test_segments_stay_in_one_piece_when_enlarged(seed, h, w, scale):
 def hierarchy():
     "Of a mosaic with noise, (40, 60) pixels, and a network with three labels."
     rng = np.random.default_rng(0)
-    image = (rng.random((4, 6, 3)).repeat(10, 0).repeat(10, 1) + rng.normal(0, 0.02, (40, 60, 3))).clip(0, 1).astype(np.float32)
+    image = (
+        (rng.random((4, 6, 3)).repeat(10, 0).repeat(10, 1) + rng.normal(0, 0.02, (40, 60, 3)))
+        .clip(0, 1)
+        .astype(np.float32)
+    )
     return Hierarchy(image, rng.dirichlet(np.ones(3), (20, 30)).astype(np.float32))
 
 

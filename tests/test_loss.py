@@ -58,7 +58,8 @@ def test_similarity_bounds_and_invariances(r, shift):
     value = similarity(t).item()
     assert 0 <= value <= math.log(t.shape[1]) + 1e-12
     assert similarity(t + shift).item() == pytest.approx(value, abs=1e-9)  # softmax does not see a common shift
-    for same in (t.flip(1), t.flip(2), t.flip(3), t.transpose(2, 3)): assert similarity(same).item() == pytest.approx(value, abs=1e-12)
+    for same in (t.flip(1), t.flip(2), t.flip(3), t.transpose(2, 3)):
+        assert similarity(same).item() == pytest.approx(value, abs=1e-12)
     assert similarity(t * 2).item() <= value + 1e-12  # more decided, less loss
 
 
@@ -68,7 +69,8 @@ def test_continuity_invariances(r, number):
     value = float(continuity(t))
     assert value >= 0 and float(continuity(t + number)) == pytest.approx(value, abs=1e-9)
     assert float(continuity(t * number)) == pytest.approx(value * abs(number), rel=1e-9, abs=1e-9)
-    for same in (t.flip(1), t.flip(2), t.flip(3), t.transpose(2, 3)): assert float(continuity(same)) == pytest.approx(value, abs=1e-9)
+    for same in (t.flip(1), t.flip(2), t.flip(3), t.transpose(2, 3)):
+        assert float(continuity(same)) == pytest.approx(value, abs=1e-9)
 
 
 def test_hand_computed_2x2():
@@ -76,7 +78,8 @@ def test_hand_computed_2x2():
     a = torch.tensor([[math.log(3), 0.0], [0.0, 0.0]])
     r = torch.stack([a, torch.zeros(2, 2)])[None]
     assert similarity(r).item() == pytest.approx((math.log(4 / 3) + 3 * math.log(2)) / 4, rel=1e-6)
-    # first channel: |0 - ln 3| in one of two vertical pairs and one of two horizontal; second: nothing. Mean over four pairs each.
+    # first channel: |0 - ln 3| in one of two vertical pairs and one of two horizontal; second: nothing. Mean over four
+    # pairs each.
     assert continuity(r).item() == pytest.approx(2 * math.log(3) / 4, rel=1e-6)
 
 
@@ -105,7 +108,8 @@ def test_continuity_of_strips_is_a_number_not_nan(shape, expected):
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
 def test_float32_does_not_overflow(scale):
     r = random_response() * scale
-    for loss in (similarity, continuity): assert loss(r.float()).item() == pytest.approx(loss(r).item(), rel=1e-4, abs=1e-6 * scale)
+    for loss in (similarity, continuity):
+        assert loss(r.float()).item() == pytest.approx(loss(r).item(), rel=1e-4, abs=1e-6 * scale)
 
 
 # --- gradients
@@ -143,7 +147,8 @@ def test_one_pixel_by_hand():
 def test_two_pixels_by_hand():
     """The second pixel's scores are equal: shares 1/2 and 1/2, a loss of ln 2. Each pixel counts half.
 
-    Channel 0 falls by ln 3 and channel 1 stays: a mean of (ln 3) / 2. With w = 3 the fall pulls with 3 / 2; sign(0) = 0 pulls not at all."""
+    Channel 0 falls by ln 3 and channel 1 stays: a mean of (ln 3) / 2. With w = 3 the fall pulls with 3 / 2; sign(0) = 0
+    pulls not at all."""
     r = torch.tensor([[math.log(3), 0.0], [0.0, 0.0]], dtype=torch.float64).view(2, 1, 2)
     for second, share in ((0, -0.25), (1, 0.25)):
         sim, con, gradient = loss_gradient(r, torch.tensor([[0, second]]), 3.0)
@@ -200,7 +205,8 @@ def textbook(r, labels, w):
     return sim.detach(), con.detach(), torch.autograd.grad(sim + w * con, r)[0]
 
 
-@given(st.integers(2, 5), st.integers(1, 5), st.integers(1, 5), st.integers(1, 3), st.integers(1, 60), st.integers(0, 999))
+@given(st.integers(2, 5), st.integers(1, 5), st.integers(1, 5), st.integers(1, 3), st.integers(1, 60),
+       st.integers(0, 999))
 def test_the_pass_is_pytorchs_own_losses_and_autograd(q, h, w, several, chunk, seed):
     "For one map, for several with a weight each, for any number of rows at a time."
     r = random_response(seed, (several, q, h, w))
@@ -209,7 +215,8 @@ def test_the_pass_is_pytorchs_own_losses_and_autograd(q, h, w, several, chunk, s
     for i in range(several):
         expected = textbook(r[i], labels[i], weights[i])
         for found in (loss_gradient(r[i], labels[i], weights[i], chunk), [part[i] for part in together]):
-            for part, value in zip(found, expected, strict=True): torch.testing.assert_close(part, value, check_dtype=False)
+            for part, value in zip(found, expected, strict=True):
+                torch.testing.assert_close(part, value, check_dtype=False)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])

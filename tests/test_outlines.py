@@ -29,7 +29,9 @@ small_maps = arrays(np.int64, st.tuples(st.integers(2, 6), st.integers(2, 6)), e
 @given(small_maps, st.integers(0, 2**32 - 1))
 def test_the_graph_counts_every_pair_of_neighbours(patches, seed):
     colours = np.random.default_rng(seed).random((*patches.shape, 3)).astype(np.float32)
-    graph, ((across, across2), (down, down2)) = region_graph(patches, colours), zip(*(neighbour_steps(colours, sigma) for sigma in SCALES))
+    graph, ((across, across2), (down, down2)) = region_graph(patches,
+                                                             colours), zip(*(neighbour_steps(colours, sigma)
+                                                                             for sigma in SCALES))
     inner, border = np.zeros((patches.max() + 1, 3)), {}
     for (y, x), a in np.ndenumerate(patches):
         for dy, dx, *steps in ((0, 1, across, across2), (1, 0, down, down2)):
@@ -39,14 +41,17 @@ def test_the_graph_counts_every_pair_of_neighbours(patches, seed):
             line[:] += (1, *(g[y, x] for g in steps))
     assert {tuple(e): tuple(np.round(l, 4)) for e, l in zip(graph.edges.tolist(), graph.border)} == {e: tuple(np.round(l, 4)) for e, l in border.items()}
     np.testing.assert_allclose(graph.inner, inner, atol=1e-4)
-    np.testing.assert_allclose(graph.features, [colours[patches == a].mean(0) for a in range(patches.max() + 1)], atol=1e-5)
+    np.testing.assert_allclose(graph.features, [colours[patches == a].mean(0) for a in range(patches.max() + 1)],
+                               atol=1e-5)
 
 
 def slow_steps(colours, sigma, axis):
     "Step g from each pixel to the next one: the square root of how far the blurred colours of both are apart."
-    smooth = np.stack([gaussian_filter(band, sigma, mode="nearest") for band in np.moveaxis(colours.astype(float), -1, 0)], -1)
+    smooth = np.stack([gaussian_filter(band, sigma, mode="nearest")
+                       for band in np.moveaxis(colours.astype(float), -1, 0)], -1)
     if axis: smooth = smooth.swapaxes(0, 1)
-    g = [[sum((a - b) ** 2 for a, b in zip(one, other)) ** 0.25 for one, other in zip(*lines)] for lines in zip(smooth, smooth[1:])]
+    g = [[sum((a - b) ** 2 for a, b in zip(one, other)) ** 0.25 for one, other in zip(*lines)]
+         for lines in zip(smooth, smooth[1:])]
     return np.array(g).T if axis else np.array(g)
 
 
@@ -60,7 +65,8 @@ def test_steps_by_their_definition(sigma):
 
 
 def test_steps_on_a_ramp_by_hand():
-    "Two bands that rise by 0.03 and 0.04 from pixel to pixel: far from the border a blur changes nothing, and g is the root of 0.05."
+    """Two bands that rise by 0.03 and 0.04 from pixel to pixel: far from the border a blur changes nothing, and g is
+    the root of 0.05."""
     colours = np.float32(np.arange(40)[None, :, None] * [0.03, 0.04]).repeat(30, 0)
     for sigma in SCALES:
         across, down = neighbour_steps(colours, sigma)
@@ -96,7 +102,8 @@ def test_basins_are_pieces_numbered_from_0(h, w, bands, seed):
 
 def test_basins_meet_on_the_crest():
     "Two flat halves: the slope is highest between them, and nowhere else does a patch end."
-    image = np.zeros((20, 30, 1)); image[:, 13:] = 1
+    image = np.zeros((20, 30, 1))
+    image[:, 13:] = 1
     assert slope(image, 0.7)[10].argmax() in (12, 13)
     assert (np.diff(basins(image), axis=1) != 0).sum(0).nonzero()[0].tolist() == [12]
 
@@ -111,14 +118,18 @@ def test_a_photo_of_many_pixels_is_shrunk():
 def test_features_hold_colours_and_the_distribution_of_labels():
     patches, colours = np.array([[0, 0, 1]]), np.zeros((1, 3, 3), np.float32)
     soft = np.float32([[[1, 0], [0, 1], [0, 1]]])
-    np.testing.assert_allclose(region_graph(patches, colours, soft).features[:, 3:], [[0.5**0.5 / 2] * 2, [0, 0.5]], atol=1e-6)
+    np.testing.assert_allclose(region_graph(patches, colours, soft).features[:, 3:], [[0.5**0.5 / 2] * 2, [0, 0.5]],
+                               atol=1e-6)
 
 
 @pytest.mark.parametrize("h, w, q", [(1, 1, 1), (1, 9, 2), (9, 2, 3), (14, 11, 5)])
 def test_texture_by_its_definition(h, w, q):
-    "Windows of labels left and right of each pixel, above and below it; at the border of the picture the last ones there are."
+    """Windows of labels left and right of each pixel, above and below it; at the border of the picture the last ones
+    there are."""
     soft = np.random.default_rng(0).dirichlet(np.ones(q), (h, w)).astype(np.float32)
-    found, window = texture(soft, sigma=1.5, reach=2), np.stack([gaussian_filter(soft[..., i], 1.5, mode="nearest") for i in range(q)], -1)
+    found, window = texture(soft, sigma=1.5,
+                            reach=2), np.stack([gaussian_filter(soft[..., i], 1.5, mode="nearest") for i in range(q)],
+                                               -1)
     def hellinger(one, other): return np.sqrt(sum((np.sqrt(a) - np.sqrt(b)) ** 2 for a, b in zip(one, other)))
     for (y, x), value in np.ndenumerate(found):
         across = hellinger(window[y, max(x - 2, 0)], window[y, min(x + 2, w - 1)])
@@ -188,7 +199,8 @@ def test_whitened_features_that_do_not_vary():
 
 
 def test_a_border_between_two_mixtures_outlives_others():
-    "Two labels everywhere, and no step of colour that would tell: only how they are mixed changes, at one of three borders."
+    """Two labels everywhere, and no step of colour that would tell: only how they are mixed changes, at one of three
+    borders."""
     rng = np.random.default_rng(0)
     patches = np.repeat([[0, 1, 2, 3]], 40, 0).repeat(40, 1)
     colours = rng.normal(0, 0.1, (40, 160, 3)).astype(np.float32)
@@ -286,7 +298,8 @@ def test_readings_and_calm_have_their_powers():
 
 
 def test_joining_adds_everything_up():
-    "0 and 1 become one: pixels, features, pairs and steps, with those of the border between; both borders to 2 become one."
+    """0 and 1 become one: pixels, features, pairs and steps, with those of the border between; both borders to 2 become
+    one."""
     patches = np.array([[0, 1], [2, 2]])
     colours = np.float32([[[0.1], [0.5]], [[0.9], [0.9]]])
     graph = region_graph(patches, colours)
@@ -343,14 +356,16 @@ def test_claims_about_the_tree(which, level, min_size):
     touching = set(map(tuple, graph.edges.tolist()))
     assert all(tuple(sorted(edge)) in touching for edge in tree.edges.tolist())
     assert len(components(n, tree.edges.tolist())) == 1  # it spans all patches
-    kept = [edge for edge, l, small in zip(tree.edges.tolist(), tree.levels, tree.small) if l <= level or small < min_size]
+    kept = [edge for edge, l, small in zip(tree.edges.tolist(), tree.levels, tree.small) if l <= level
+            or small < min_size]
     parts = cut(tree, level, min_size=min_size)
     assert as_sets(parts) == components(n, kept)
     pixels = parts[patches]
     assert label(pixels, background=-1, connectivity=1).max() == parts.max() + 1  # each segment is in one piece
     assert np.bincount(pixels.ravel()).min() >= min_size or parts.max() == 0
     coarse = cut(tree, 1.5 * level, min_size=min_size)
-    assert len(np.unique(np.stack([parts, coarse]), axis=1).T) == parts.max() + 1  # no fine segment lies in two coarse ones
+    # no fine segment lies in two coarse ones
+    assert len(np.unique(np.stack([parts, coarse]), axis=1).T) == parts.max() + 1
     group = [{i} for i in range(n)]
     for (a, b), small in zip(tree.edges.tolist(), tree.small):
         assert small == min(graph.sizes[list(group[a])].sum(), graph.sizes[list(group[b])].sum())
@@ -382,11 +397,14 @@ def test_a_cut_by_hand():
 def test_rounds_stay_close_to_single_merges(scene):
     "On a photo: the levels at which half and a tenth of the patches are left differ by a few per cent."
     one, rounds = (merge_order(scene[2], share) for share in (1e-9, 0.01))
-    for share in (0.5, 0.9): assert np.quantile(rounds.levels, share) == pytest.approx(np.quantile(one.levels, share), rel=0.05)
+    for share in (0.5, 0.9):
+        assert np.quantile(rounds.levels, share) == pytest.approx(np.quantile(one.levels, share), rel=0.05)
 
 
 def test_merging_takes_few_rounds_whatever_the_picture(monkeypatch):
-    "Grain makes stars, one region with hundreds of neighbours. A round merges a share of the borders even so: rounds grow like a logarithm."
+    """Grain makes stars, one region with hundreds of neighbours.
+
+    A round merges a share of the borders even so: rounds grow like a logarithm."""
     rounds = []
     class Counted(_Regions):
         def join(self, target):
@@ -454,7 +472,8 @@ def test_tiny_and_flat_images(shape, quick):
 
 @pytest.mark.parametrize("shape", [(30, 40, 3), (600, 700, 3), (30, 40, 1), (600, 700, 2)])
 def test_one_colour_is_one_segment(shape, quick):
-    assert segment(np.full(shape, 0.3, np.float32), preset="segments", **quick | dict(min_labels=None, max_pixels=2000)).n_clusters == 1
+    assert segment(np.full(shape, 0.3, np.float32), preset="segments",
+                   **quick | dict(min_labels=None, max_pixels=2000)).n_clusters == 1
 
 
 def test_above_400_000_pixels_segments_are_enlarged(quick):

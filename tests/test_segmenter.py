@@ -61,7 +61,8 @@ def is_result(seg, shape):
 # --- the method
 
 def reference_fit(net, x, schedule, T, lr, momentum):
-    "The method written again from the paper's equations, with PyTorch's textbook losses: readings of (q', w, sim, con)."
+    """The method written again from the paper's equations, with PyTorch's textbook losses: readings of (q', w, sim,
+    con)."""
     sgd = torch.optim.SGD(net.parameters(), lr=lr, momentum=momentum)
     rows = []
     for t in range(T + 1):
@@ -80,14 +81,18 @@ def reference_fit(net, x, schedule, T, lr, momentum):
     return np.array(rows)
 
 
-@pytest.mark.parametrize("variant, schedule", [("fsf", lambda q: q / 15), ("scf", lambda q: 50 / q), ("fixed", lambda q: 5)])
+@pytest.mark.parametrize("variant, schedule",
+                         [("fsf", lambda q: q / 15), ("scf", lambda q: 50 / q), ("fixed", lambda q: 5)])
 def test_the_paper_preset_is_the_published_loop(photo, variant, schedule):
     "Against a second writing of the method. Rounding grows with the updates, so only a few are compared."
     T, net = 5, dict(M=3, p=12, q=12)
-    seg = segment(photo, preset="paper", variant=variant, min_labels=None, T=T, seed=3, progress=False, device="cpu", **net)
-    rows = reference_fit(response_net(3, seed=3, **net), to_tensor(load_image(photo)), schedule, T, lr=0.1, momentum=0.9)
+    seg = segment(photo, preset="paper", variant=variant, min_labels=None, T=T, seed=3, progress=False, device="cpu",
+                  **net)
+    rows = reference_fit(response_net(3, seed=3, **net), to_tensor(load_image(photo)), schedule, T, lr=0.1,
+                         momentum=0.9)
     assert seg.history["n_labels"].tolist() == rows[:, 0].tolist()
-    for name, column in zip(("weight", "sim", "con"), rows.T[1:]): np.testing.assert_allclose(seg.history[name], column, rtol=2e-3)
+    for name, column in zip(("weight", "sim", "con"), rows.T[1:]):
+        np.testing.assert_allclose(seg.history[name], column, rtol=2e-3)
     assert seg.stop_reason == "iterations"
 
 
@@ -110,10 +115,13 @@ def test_result(photo, quick):
     np.testing.assert_array_equal(seg.image, load_image(photo))
     assert sets(seg.regions()) == flood(seg.labels)
     text = repr(seg)
-    for part in ("24x30", f"{seg.n_clusters} clusters", f"floor={seg.floor}", seg.stop_reason, "iterations=", " s)"): assert part in text
+    for part in ("24x30", f"{seg.n_clusters} clusters", f"floor={seg.floor}", seg.stop_reason, "iterations=", " s)"):
+        assert part in text
 
 
-@pytest.mark.parametrize("variant, schedule", [("fsf", lambda q: q / 40), ("scf", lambda q: 5 / q), ("fixed", lambda q: 5), (lambda q: q**0.5, lambda q: q**0.5)])
+@pytest.mark.parametrize("variant, schedule",
+                         [("fsf", lambda q: q / 40), ("scf", lambda q: 5 / q), ("fixed", lambda q: 5),
+                          (lambda q: q**0.5, lambda q: q**0.5)])
 def test_history_is_consistent(photo, quick, variant, schedule):
     seg = segment(photo, variant=variant, min_labels=3, **quick)
     h = seg.history
@@ -124,7 +132,8 @@ def test_history_is_consistent(photo, quick, variant, schedule):
 
 def test_at_full_resolution_the_labels_are_the_last_reading(photo, quick):
     last = []
-    seg = segment(photo, max_pixels=0, cluster_level=0, callback=lambda step: last.append(step.labels.numpy()) and None, **quick)
+    seg = segment(photo, max_pixels=0, cluster_level=0, callback=lambda step: last.append(step.labels.numpy()) and None,
+                  **quick)
     np.testing.assert_array_equal(seg.labels, by_area(last[-1]))
     assert len(last) == len(seg.history["loss"])
 
@@ -137,7 +146,9 @@ def test_the_working_resolution_is_kept_and_labels_come_back_at_full_size(photo,
 
 
 def test_only_labels_in_use_may_win(photo, quick):
-    "Between two labels a third may have the largest enlarged response. If it won nowhere in the fit, it does not win in the result."
+    """Between two labels a third may have the largest enlarged response.
+
+    If it won nowhere in the fit, it does not win in the result."""
     between = []
     for seed in range(4):
         steps = []
@@ -153,11 +164,19 @@ def test_settings_are_resolved_and_complete(photo, quick):
     seg = segment(photo, **quick)
     assert set(seg.settings) == set(inspect.signature(segment).parameters) - {"image", "progress", "callback"}
     assert {name: seg.settings[name] for name in ("M", "p", "q", "T")} == dict(M=1, p=8, q=8, T=6)
-    assert seg.settings["lr"] == PRESETS["clusters"]["lr"] and seg.settings["device"] == "cpu" and seg.settings["preset"] == "clusters"
+    assert (
+        seg.settings["lr"] == PRESETS["clusters"]["lr"]
+        and seg.settings["device"] == "cpu"
+        and seg.settings["preset"] == "clusters"
+    )
     paper = segment(photo, preset="paper", **quick).settings
     assert paper["max_pixels"] == 0 and paper["T"] == 6
     checked, weight, device = check_settings(preset="paper", variant="scf", min_labels=7, device="cpu")
-    assert {name: checked[name] for name in PRESETS["paper"]} == PRESETS["paper"] and weight(25) == 2 and device == torch.device("cpu")
+    assert (
+        {name: checked[name] for name in PRESETS["paper"]} == PRESETS["paper"]
+        and weight(25) == 2
+        and device == torch.device("cpu")
+    )
 
 
 def test_default_settings_segment_a_photo(photo):
@@ -170,7 +189,8 @@ def test_found_regions_are_the_painted_ones():
     painted[:, 16:], painted[8:16, 8:24] = 1, 2
     photo = np.array([[30, 60, 200], [220, 200, 40], [60, 160, 60]], np.uint8)[painted]
     seg = segment(photo, min_labels=3, progress=False, device="cpu")
-    mixed = sum(np.bincount(painted[seg.labels == i]).sum() - np.bincount(painted[seg.labels == i]).max() for i in range(seg.n_clusters))
+    mixed = sum(np.bincount(painted[seg.labels == i]).sum() - np.bincount(painted[seg.labels == i]).max()
+                for i in range(seg.n_clusters))
     assert seg.n_clusters >= 2 and mixed / painted.size < 0.15
 
 
@@ -201,19 +221,23 @@ def test_exactly_as_many_as_asked_for(mosaic, quick, preset):
 
 def test_asking_later_is_asking_at_once(mosaic, quick):
     seg = segment(mosaic, **quick)
-    for asked in (dict(n_segments=7), dict(n_clusters=4), dict(level=0.9), dict(level=1.1, min_size=40), dict(min_size=40)):
+    for asked in (dict(n_segments=7), dict(n_clusters=4), dict(level=0.9), dict(level=1.1, min_size=40),
+                  dict(min_size=40)):
         at_once, later = segment(mosaic, **quick, **asked), seg.at(**asked)
         np.testing.assert_array_equal(at_once.labels, later.labels)
         assert {n: v for n, v in at_once.settings.items()} == later.settings
-    np.testing.assert_array_equal(seg.at(level=PRESETS["segments"]["level"]).labels, segment(mosaic, preset="segments", **quick).labels)
+    np.testing.assert_array_equal(seg.at(level=PRESETS["segments"]["level"]).labels,
+                                  segment(mosaic, preset="segments", **quick).labels)
 
 
 def test_coarser_answers_are_unions_of_finer_ones(mosaic, quick):
     seg = segment(mosaic, **quick)
-    for chain in ([dict(n_segments=n) for n in (30, 12, 5, 2)], [dict(level=l) for l in (0.5, 1, 2, 4)], [dict(n_clusters=n) for n in (9, 5, 3)],
+    for chain in ([dict(n_segments=n) for n in (30, 12, 5, 2)], [dict(level=l) for l in (0.5, 1, 2, 4)],
+                  [dict(n_clusters=n) for n in (9, 5, 3)],
                   [dict(level=1, min_size=n) for n in (0, 20, 90)]):
         maps = [seg.at(**asked).labels for asked in chain]
-        for fine, coarse in zip(maps, maps[1:]): assert len(np.unique(np.stack([fine.ravel(), coarse.ravel()]), axis=1).T) == fine.max() + 1
+        for fine, coarse in zip(maps, maps[1:]):
+            assert len(np.unique(np.stack([fine.ravel(), coarse.ravel()]), axis=1).T) == fine.max() + 1
 
 
 def test_no_segment_is_smaller_than_asked(mosaic, quick):
@@ -223,13 +247,19 @@ def test_no_segment_is_smaller_than_asked(mosaic, quick):
 
 def test_what_cannot_be_honoured_is_said(quick, photo):
     flat = np.full((20, 30, 3), 0.5)
-    with pytest.warns(UserWarning, match="n_segments=4: the photo has fewer.*1"): assert segment(flat, n_segments=4, **quick).n_clusters == 1
-    with pytest.warns(UserWarning, match="n_clusters=4: the photo has fewer.*1"): assert segment(flat, n_clusters=4, **quick).n_clusters == 1
-    with pytest.warns(UserWarning, match="min_labels=3 is the floor.*n_segments"): segment(photo, min_labels=3, n_segments=4, **quick)
-    with pytest.warns(UserWarning, match="min_labels=3 is the floor"): segment(photo, min_labels=3, preset="segments", **quick)
-    with pytest.warns(UserWarning, match="min_size=9 has no effect"): segment(photo, preset="paper", min_size=9, **quick)
+    with pytest.warns(UserWarning, match="n_segments=4: the photo has fewer.*1"):
+        assert segment(flat, n_segments=4, **quick).n_clusters == 1
+    with pytest.warns(UserWarning, match="n_clusters=4: the photo has fewer.*1"):
+        assert segment(flat, n_clusters=4, **quick).n_clusters == 1
+    with pytest.warns(UserWarning, match="min_labels=3 is the floor.*n_segments"):
+        segment(photo, min_labels=3, n_segments=4, **quick)
+    with pytest.warns(UserWarning, match="min_labels=3 is the floor"):
+        segment(photo, min_labels=3, preset="segments", **quick)
+    with pytest.warns(UserWarning, match="min_size=9 has no effect"):
+        segment(photo, preset="paper", min_size=9, **quick)
     seg = segment(photo, **quick)
-    with pytest.warns(UserWarning, match="n_segments=700.*at least 100 pixels"): assert seg.at(n_segments=700, min_size=100).n_clusters <= 7
+    with pytest.warns(UserWarning, match="n_segments=700.*at least 100 pixels"):
+        assert seg.at(n_segments=700, min_size=100).n_clusters <= 7
     for wrong in (dict(), dict(n_segments=2, level=1), dict(n_clusters=0), dict(level=-1)):
         with pytest.raises(InputError): seg.at(**wrong)
 
@@ -239,7 +269,8 @@ def test_merge_and_split(mosaic, quick):
     apart = next((a, b) for a in range(12) for b in range(12) if a != b and not touching(seg.labels, a, b))
     near = next((a, b) for a in range(12) for b in range(12) if a != b and touching(seg.labels, a, b))
     merged = seg.merge(*near)
-    assert is_result(merged, mosaic.shape) and merged.n_clusters == 11 and seg.n_clusters == 12  # the first stays as it was
+    # the first stays as it was
+    assert is_result(merged, mosaic.shape) and merged.n_clusters == 11 and seg.n_clusters == 12
     assert len(np.unique(merged.labels[(seg.labels == near[0]) | (seg.labels == near[1])])) == 1
     with pytest.raises(InputError, match="do not touch"): seg.merge(*apart)
     assert seg.at(n_clusters=4).merge(0, 3).n_clusters == 3  # clusters may lie in several places
@@ -251,7 +282,8 @@ def test_merge_and_split(mosaic, quick):
 
 
 def touching(labels, a, b):
-    pairs = {frozenset(p) for one, other in ((labels[:, 1:], labels[:, :-1]), (labels[1:], labels[:-1])) for p in zip(one.ravel().tolist(), other.ravel().tolist())}
+    pairs = {frozenset(p) for one, other in ((labels[:, 1:], labels[:, :-1]), (labels[1:], labels[:-1]))
+             for p in zip(one.ravel().tolist(), other.ravel().tolist())}
     return frozenset((a, b)) in pairs
 
 
@@ -280,7 +312,9 @@ def test_the_contour_map_holds_every_cut(mosaic, quick):
 
 
 def test_a_best_number_at_the_end_of_the_range_is_no_floor(quick):
-    "Forty colours, each in a block of its own: the silhouette score is best at the most groups that are tried. Only the paper preset takes it for a floor."
+    """Forty colours, each in a block of its own: the silhouette score is best at the most groups that are tried.
+
+    Only the paper preset takes it for a floor."""
     from dynaseg.silhouette import silhouette_phase
     rng = np.random.default_rng(0)
     image = rng.random((5, 8, 3)).repeat(4, 0).repeat(4, 1)
@@ -462,8 +496,10 @@ def test_a_new_setting_is_one_line(tmp_path, python, repo):
     text = file.read_text(encoding="utf-8")
     line = "    seed: whole(0, 2**32 - 1) = 0, # of the initial weights and the silhouette sample\n"
     assert text.count(line) == 1
-    file.write_text(text.replace(line, line + "    zeal: whole(1, 9) = 3, # how hard it tries, from 1 to 9\n"), encoding="utf-8")
-    out = python("""
+    file.write_text(text.replace(line, line + "    zeal: whole(1, 9) = 3, # how hard it tries, from 1 to 9\n"),
+                    encoding="utf-8")
+    out = python(
+        """
 import inspect, sys
 sys.path.insert(0, sys.argv[1])
 from typer.testing import CliRunner
@@ -475,8 +511,13 @@ assert check_settings(zeal=5).settings["zeal"] == 5
 try: check_settings(zeal=10)
 except ValueError as e: print(e)
 assert "how hard it tries" in segment.__doc__ and "how hard it tries" in DynaSeg.__doc__
-print("--zeal" in CliRunner().invoke(app, ["segment", "--help"]).output, "how hard it tries" in CliRunner().invoke(app, ["folder", "--help"]).output)
-""", tmp_path, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+helps = [CliRunner().invoke(app, [command, "--help"]).output for command in ("segment", "folder")]
+print("--zeal" in helps[0], "how hard it tries" in helps[1])
+""",
+        tmp_path,
+        cwd=tmp_path,
+        PYTHONPATH=str(tmp_path),
+    )
     assert out.splitlines() == ["zeal=10; expected a whole number from 1 to 9.", "True True"]
 
 
@@ -509,7 +550,8 @@ def test_the_form_of_the_picture_does_not_matter(photo, quick, tmp_path):
     expected = segment(photo, **quick).labels
     Image.fromarray(photo).save(tmp_path / "photo.png")
     chw = torch.from_numpy(photo.copy()).permute(2, 0, 1)
-    for same in (photo.astype(np.uint16) * 257, photo / 255, (photo / 255).astype(np.float32), photo.astype(int), np.asfortranarray(photo),
+    for same in (photo.astype(np.uint16) * 257, photo / 255, (photo / 255).astype(np.float32), photo.astype(int),
+                 np.asfortranarray(photo),
                  chw, chw / 255, Image.fromarray(photo), tmp_path / "photo.png", str(tmp_path / "photo.png")):
         np.testing.assert_array_equal(segment(same, **quick).labels, expected)
 
@@ -518,7 +560,8 @@ def test_standardised_bands_take_brightness_and_contrast_away(photo, quick):
     "Another gain and offset in every band: the same fit, up to rounding. Without it, another one."
     image = load_image(photo)
     other = image * np.float32([0.5, 0.25, 0.8]) + np.float32([0.1, 0.4, 0])
-    run = lambda x, standardised: segment(x, standardised=standardised, min_labels=2, cluster_level=0, **quick)
+    def run(x, standardised):
+        return segment(x, standardised=standardised, min_labels=2, cluster_level=0, **quick)
     a, b = run(image, True), run(other, True)
     np.testing.assert_allclose(a.history["loss"], b.history["loss"], rtol=0.02)
     assert (a.labels == b.labels).mean() > 0.98
@@ -527,11 +570,25 @@ def test_standardised_bands_take_brightness_and_contrast_away(photo, quick):
 
 
 def test_the_program_around_it_is_left_alone(photo, quick):
-    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    before = (
+        torch.get_rng_state(),
+        np.random.get_state()[1].copy(),
+        random.getstate(),
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+    )
     original = photo.copy()
     segment(photo, seed=4, **quick)
-    after = torch.get_rng_state(), np.random.get_state()[1], random.getstate(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    for a, b in zip(before, after): assert np.array_equal(np.asarray(a, dtype=object), np.asarray(b, dtype=object)) if not isinstance(a, torch.Tensor) else a.equal(b)
+    after = (
+        torch.get_rng_state(),
+        np.random.get_state()[1],
+        random.getstate(),
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+    )
+    for a, b in zip(before, after):
+        assert np.array_equal(np.asarray(a, dtype=object),
+                              np.asarray(b, dtype=object)) if not isinstance(a, torch.Tensor) else a.equal(b)
     np.testing.assert_array_equal(photo, original)
 
 
@@ -585,8 +642,13 @@ def test_stops_when_labels_settle(photo, quick):
 def test_a_callback_ends_the_fit(photo, quick):
     for answer in (True, np.bool_(True)):
         steps = []
-        seg = segment(photo, min_labels=None, tol=0, callback=lambda step: steps.append(step) or (answer if len(steps) == 3 else None), **quick)
-        assert seg.stop_reason == "interrupted" and len(steps) == len(seg.history["loss"]) == 3 and is_result(seg, photo.shape)
+        seg = segment(photo, min_labels=None, tol=0, callback=lambda step: steps.append(step)
+                      or (answer if len(steps) == 3 else None), **quick)
+        assert (
+            seg.stop_reason == "interrupted"
+            and len(steps) == len(seg.history["loss"]) == 3
+            and is_result(seg, photo.shape)
+        )
     assert segment(photo, min_labels=None, tol=0, callback=lambda step: False, **quick).stop_reason == "iterations"
 
 
@@ -615,7 +677,8 @@ def test_a_signal_at_a_prompt(photo, quick, monkeypatch):
     "The real thing: SIGINT while the loop runs."
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
     steps = []
-    press = lambda step: steps.append(step) or (len(steps) == 3 and signal.raise_signal(signal.SIGINT))
+    def press(step):
+        return steps.append(step) or (len(steps) == 3 and signal.raise_signal(signal.SIGINT))
     seg = segment(photo, callback=press, min_labels=None, tol=0, **quick)
     assert seg.stop_reason == "interrupted" and len(seg.history["loss"]) == 3
 
@@ -627,7 +690,8 @@ def test_errors_of_a_callback_reach_the_user(photo, quick):
 
 # --- odd pictures
 
-@pytest.mark.parametrize("shape", [(20, 30), (20, 30, 1), (20, 30, 12), (30, 2, 3), (2, 30, 3), (1, 2), (2, 1, 3), (2, 2, 3), (1, 40, 3), (40, 1)])
+@pytest.mark.parametrize("shape", [(20, 30), (20, 30, 1), (20, 30, 12), (30, 2, 3), (2, 30, 3), (1, 2), (2, 1, 3),
+                                   (2, 2, 3), (1, 40, 3), (40, 1)])
 @pytest.mark.parametrize("preset", ["clusters", "segments", "paper"])
 def test_odd_shapes(shape, preset, quick):
     image = np.random.default_rng(0).random(shape)
@@ -650,8 +714,11 @@ def test_the_smallest_working_resolutions(photo, quick, max_pixels):
 # --- patches and features
 
 def test_clusters_are_segments_of_the_tree(photo, quick):
-    "As many as the network has labels in use, and each a union of segments at the cluster level. The fit is the same as without."
-    plain, joined = segment(photo, cluster_level=0, min_labels=None, **quick), segment(photo, cluster_level=0.3, min_labels=None, **quick)
+    """As many as the network has labels in use, and each a union of segments at the cluster level.
+
+    The fit is the same as without."""
+    plain, joined = segment(photo, cluster_level=0, min_labels=None,
+                            **quick), segment(photo, cluster_level=0.3, min_labels=None, **quick)
     np.testing.assert_array_equal(plain.history["loss"], joined.history["loss"])
     segments = joined.at(level=0.3).labels
     assert len(np.unique(np.stack([segments.ravel(), joined.labels.ravel()]), axis=1).T) == segments.max() + 1
@@ -731,12 +798,16 @@ def test_the_silhouette_phase_on_features(photo, quick):
     (dict(device="meta"), ["device='meta'", "'cpu'"]),
 ])
 def test_bad_settings_are_named_before_any_work(wrong, words, photo, quick):
-    with pytest.raises(InputError) as caught: segment("no such photo.jpg", **{**quick, **wrong})  # the image is not even opened
+    with pytest.raises(InputError) as caught:
+        segment("no such photo.jpg", **{**quick, **wrong})  # the image is not even opened
     for word in words: assert word in str(caught.value), (word, str(caught.value))
 
 
-@pytest.mark.parametrize("image, error, words", [("no such photo.jpg", FileNotFoundError, "no such photo.jpg"), (np.full((3, 3), np.nan), InputError, "left out|NaN"),
-                                                 (np.zeros((0, 3)), InputError, "no pixels"), (np.zeros((1, 1)), InputError, "1 pixel"), (None, InputError, "NoneType")])
+@pytest.mark.parametrize("image, error, words",
+                         [("no such photo.jpg", FileNotFoundError, "no such photo.jpg"),
+                          (np.full((3, 3), np.nan), InputError, "left out|NaN"),
+                          (np.zeros((0, 3)), InputError, "no pixels"), (np.zeros((1, 1)), InputError, "1 pixel"),
+                          (None, InputError, "NoneType")])
 def test_bad_images_are_named(image, error, words, quick):
     with pytest.raises(error, match=words): segment(image, **quick)
     with pytest.raises(error, match=words): DynaSeg(**quick).fit(image)
@@ -749,8 +820,10 @@ def test_a_loss_that_blows_up_says_what_to_lower(photo, quick):
 
 def test_numpy_numbers_are_numbers(photo, quick):
     plain = segment(photo, mu=15, lr=0.5, min_labels=3, seed=2, tol=0.5, max_pixels=400, **quick)
-    fancy = segment(photo, mu=np.float32(15), lr=np.float32(0.5), min_labels=np.int64(3), seed=np.int64(2), tol=np.float64(0.5),
-                    max_pixels=np.int64(400), **{**quick, **{name: np.int64(quick[name]) for name in ("M", "p", "q", "T")}})
+    fancy = segment(photo, mu=np.float32(15), lr=np.float32(0.5), min_labels=np.int64(3), seed=np.int64(2),
+                    tol=np.float64(0.5),
+                    max_pixels=np.int64(400), **{**quick,
+                                                 **{name: np.int64(quick[name]) for name in ("M", "p", "q", "T")}})
     np.testing.assert_array_equal(plain.labels, fancy.labels)
     assert json.dumps(fancy.settings) == json.dumps(plain.settings)
 
@@ -761,7 +834,8 @@ def test_a_bar_with_labels_and_loss_on_long_fits_only(photo, quick, capsys):
     loud = {**quick, "progress": True, "min_labels": None, "tol": 0}
     segment(photo, **loud)
     assert capsys.readouterr() == ("", "")
-    slow = lambda step: time.sleep(0.35)
+    def slow(step):
+        return time.sleep(0.35)
     segment(photo, callback=slow, **{**loud, "T": 4})
     out, err = capsys.readouterr()
     assert out == "" and "labels=" in err and "loss=" in err and "/4" in err
@@ -787,7 +861,10 @@ def test_plot_shows_photo_and_segments(seg):
     figure = seg.plot()
     assert isinstance(figure, matplotlib.figure.Figure)
     left, right = figure.axes
-    assert left.get_title() == "24 × 30, 3 bands" and right.get_title() == f"{seg.n_clusters} clusters, stopped: {seg.stop_reason}"
+    assert (
+        left.get_title() == "24 × 30, 3 bands"
+        and right.get_title() == f"{seg.n_clusters} clusters, stopped: {seg.stop_reason}"
+    )
     np.testing.assert_allclose(left.images[0].get_array(), seg.image)
     np.testing.assert_array_equal(right.images[0].get_array(), overlay(seg.image, seg.labels))
 
@@ -808,7 +885,8 @@ def test_odd_pictures_are_drawn_too(shape, quick):
 def test_curves_are_the_history(seg):
     count, weight, losses = seg.plot_history().axes
     drawn = {line.get_label(): line.get_ydata() for ax in (count, weight, losses) for line in ax.lines}
-    for name in ("n_labels", "weight", "sim", "con", "loss"): np.testing.assert_array_equal(drawn[name], seg.history[name])
+    for name in ("n_labels", "weight", "sim", "con", "loss"):
+        np.testing.assert_array_equal(drawn[name], seg.history[name])
     assert any(list(line.get_ydata()) == [seg.floor] * 2 for line in count.lines)  # the floor
 
 
@@ -818,7 +896,8 @@ def painted(labels):
     "A Segmentation with these labels, made by hand."
     image = np.zeros((*labels.shape, 1), np.float32)
     settings = {"n_segments": None, "level": None}
-    return Segmentation(labels, image, None, "iterations", {name: np.zeros(2) for name in HISTORY}, settings, 0.0, Hierarchy(image, np.ones((*labels.shape, 1), np.float32)))
+    return Segmentation(labels, image, None, "iterations", {name: np.zeros(2) for name in HISTORY}, settings, 0.0,
+                        Hierarchy(image, np.ones((*labels.shape, 1), np.float32)))
 
 
 @pytest.mark.parametrize("name", ["labels.png", "labels.tif", "labels.tiff", "LABELS.PNG", "été 1.png"])
@@ -846,7 +925,8 @@ def test_npz_holds_everything_without_pickle(seg, tmp_path, name):
     assert data["image"].dtype == np.uint8  # a photo of 8 bits is kept in 8
     again = Segmentation.load(tmp_path / name)
     for column in HISTORY: np.testing.assert_array_equal(again.history[column], seg.history[column])
-    assert (again.stop_reason, again.floor, again.settings, again.kind, repr(again)) == (seg.stop_reason, seg.floor, seg.settings, seg.kind, repr(seg))
+    assert (again.stop_reason, again.floor, again.settings, again.kind,
+            repr(again)) == (seg.stop_reason, seg.floor, seg.settings, seg.kind, repr(seg))
     np.testing.assert_array_equal(again.image, seg.image)
     for asked in (dict(n_segments=5), dict(n_clusters=3), dict(level=1.0), dict(min_size=30)):
         np.testing.assert_array_equal(again.at(**asked).labels, seg.at(**asked).labels)
@@ -866,7 +946,8 @@ def test_what_is_no_result_is_not_loaded(tmp_path):
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     (tmp_path / "text.npz").write_text("no zip")
     for name in ("other.npz", "text.npz"):
-        with pytest.raises(InputError, match=f"{name}.*no segmentation.*Segmentation.save"): Segmentation.load(tmp_path / name)
+        with pytest.raises(InputError, match=f"{name}.*no segmentation.*Segmentation.save"):
+            Segmentation.load(tmp_path / name)
 
 
 def test_ids_that_a_picture_cannot_hold_are_refused(tmp_path):
@@ -878,7 +959,8 @@ def test_ids_that_a_picture_cannot_hold_are_refused(tmp_path):
 def test_the_history_is_a_table_of_its_own(seg, tmp_path):
     assert seg.save_history(tmp_path / "history.csv") == tmp_path / "history.csv"
     with open(tmp_path / "history.csv", newline="") as file: rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["iteration", *HISTORY] and [int(r["iteration"]) for r in rows] == list(range(len(seg.history["loss"])))
+    assert list(rows[0]) == ["iteration", *HISTORY] and [int(r["iteration"])
+                                                         for r in rows] == list(range(len(seg.history["loss"])))
     for name in HISTORY: np.testing.assert_allclose([float(r[name]) for r in rows], seg.history[name], rtol=1e-6)
     assert all(r["n_labels"].isdigit() for r in rows)
 
@@ -949,7 +1031,8 @@ def test_unknown_suffixes_are_named_with_the_known_ones(seg, tmp_path, name):
 
 
 def test_a_missing_folder_is_named(seg, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no folder.*nowhere.*Make it first"): seg.save(tmp_path / "nowhere" / "labels.png")
+    with pytest.raises(FileNotFoundError, match="no folder.*nowhere.*Make it first"):
+        seg.save(tmp_path / "nowhere" / "labels.png")
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
@@ -971,7 +1054,8 @@ def test_a_write_that_fails_leaves_nothing_behind(seg, tmp_path, monkeypatch, er
 def test_files_have_the_users_usual_mode(seg, tmp_path):
     seg.save(tmp_path / "labels.png")
     (tmp_path / "plain").touch()
-    mode = lambda name: stat.S_IMODE((tmp_path / name).stat().st_mode)
+    def mode(name):
+        return stat.S_IMODE((tmp_path / name).stat().st_mode)
     assert mode("labels.png") == mode("plain")
 
 
@@ -1005,7 +1089,9 @@ def test_every_setting_is_passed_on(photo, tmp_path):
 def test_a_device_without_bfloat16_is_named(monkeypatch):
     def refuse(*args, enabled): raise RuntimeError("no bfloat16 here") if enabled else AssertionError
     monkeypatch.setattr(torch, "autocast", refuse)
-    with pytest.raises(InputError, match="autocast=True cannot be used with device='cpu'.*no bfloat16 here.*Leave it out"): check_settings(device="cpu", autocast=True)
+    with pytest.raises(InputError, match="autocast=True cannot be used with device='cpu'.*no bfloat16 here.*Leave "
+                                         "it out"):
+        check_settings(device="cpu", autocast=True)
 
 
 def test_scikit_learns_manners(photo, quick):
@@ -1043,8 +1129,10 @@ def test_refitting_replaces_the_result(photo, quick):
 
 def test_names_of_the_package():
     from dynaseg import segmenter
-    assert (dynaseg.segment, dynaseg.DynaSeg, dynaseg.Segmentation) == (segmenter.segment, segmenter.DynaSeg, segmenter.Segmentation)
-    assert {"segment", "DynaSeg", "Segmentation"} <= set(dir(dynaseg)) and {"segment", "DynaSeg", "Segmentation"} <= set(dynaseg.__all__)
+    assert (dynaseg.segment, dynaseg.DynaSeg,
+            dynaseg.Segmentation) == (segmenter.segment, segmenter.DynaSeg, segmenter.Segmentation)
+    assert {"segment", "DynaSeg", "Segmentation"} <= set(dir(dynaseg)) and {"segment", "DynaSeg",
+                                                                            "Segmentation"} <= set(dynaseg.__all__)
     assert dynaseg.__version__ and dynaseg.metrics.BestOverlap
     with pytest.raises(AttributeError): dynaseg.no_such_name
 

@@ -4,6 +4,7 @@ The browser is Debian's Chromium, driven by Playwright. Where there is none the 
 """
 import configparser
 import html
+import http.server
 import importlib.util
 import json
 import os
@@ -11,7 +12,9 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
@@ -21,7 +24,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
 CHROMIUM = next((c for c in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if c), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update",
          "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
@@ -43,7 +47,8 @@ def git_status():
 def built(tmp_path_factory):
     "The folder of the site, and what git said before and after it was built."
     out, before = tmp_path_factory.mktemp("site") / "docs", git_status()
-    done = subprocess.run([sys.executable, ROOT / "tools" / "site.py", "--engine", "smalldocs", "--out", out], cwd=ROOT, text=True, capture_output=True, timeout=600)
+    done = subprocess.run([sys.executable, ROOT / "tools" / "site.py", "--engine", "smalldocs", "--out", out], cwd=ROOT,
+                          text=True, capture_output=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     return out, done.stderr, before, git_status()
 
@@ -71,7 +76,8 @@ class Page(HTMLParser):
 def pages(site): return {p.relative_to(site).as_posix(): Page(p) for p in sorted(site.rglob("*.html"))}
 
 
-NOTEBOOKS = [p.relative_to(NBS) for p in sorted(NBS.rglob("*.ipynb")) if not any(part.startswith((".", "_")) for part in p.relative_to(NBS).parts)]
+NOTEBOOKS = [p.relative_to(NBS) for p in sorted(NBS.rglob("*.ipynb"))
+             if not any(part.startswith((".", "_")) for part in p.relative_to(NBS).parts)]
 each_notebook = pytest.mark.parametrize("rel", NOTEBOOKS, ids=str)
 
 
@@ -96,20 +102,24 @@ def test_every_internal_link_and_anchor_resolves(site, pages):
             if path.endswith("/") or not path: path += "index.html"
             fragment = unquote(target.fragment)
             if not (site / path).is_file(): broken.append(f"{name}: {link}")
-            elif fragment and path in pages and fragment not in pages[path].ids: broken.append(f"{name}: {link} (no such anchor)")
+            elif fragment and path in pages and fragment not in pages[path].ids:
+                broken.append(f"{name}: {link} (no such anchor)")
     assert not broken, "\n".join(broken)
 
 
 def test_nothing_is_fetched_from_elsewhere(site, pages):
     for name, page in pages.items():
-        fetched = [link for tag, link in page.links if tag in ("script", "img", "source", "iframe", "video") and re.match(r"(?:https?:)?//", link)]
+        fetched = [link for tag, link in page.links if tag in ("script", "img", "source", "iframe", "video")
+                   and re.match(r"(?:https?:)?//", link)]
         fetched += re.findall(r"<link [^>]*href=\"(?:https?:)?//[^>]*>", page.text)
         assert not fetched, (name, fetched)
-    for css in site.rglob("*.css"): assert not re.search(r"@import\s+(?:url\()?[\"']?https?:", css.read_text(encoding="utf-8")), css
+    for css in site.rglob("*.css"):
+        assert not re.search(r"@import\s+(?:url\()?[\"']?https?:", css.read_text(encoding="utf-8")), css
 
 
 def test_pages_are_light_enough(site):
-    for path in site.rglob("*.html"): assert path.stat().st_size < 3_000_000, f"{path.name}: {path.stat().st_size} bytes"
+    for path in site.rglob("*.html"):
+        assert path.stat().st_size < 3_000_000, f"{path.name}: {path.stat().st_size} bytes"
 
 
 def test_maths_needs_no_script(pages):
@@ -128,7 +138,10 @@ def test_a_notebook_page_leads_to_colab_and_to_its_source(pages, rel):
     cfg = config["DEFAULT"]
     page, up = pages[page_of(rel)], "../" * (len(rel.parts) - 1)
     links = [link for tag, link in page.links if tag == "a"]
-    assert f"https://colab.research.google.com/github/{cfg['user']}/{cfg['repo']}/blob/{cfg['branch']}/nbs/{rel.as_posix()}" in links
+    assert (
+        f"https://colab.research.google.com/github/{cfg['user']}/{cfg['repo']}/blob/{cfg['branch']}/nbs/{rel.as_posix()}"
+        in links
+    )
     assert re.search(rf'<a class="colab-badge"[^>]*><img src="{up}images/colab.svg" alt="Open in Colab"', page.text)
     assert f"{cfg['git_url']}/edit/{cfg['branch']}/nbs/{rel.as_posix()}" in links
     assert f"{cfg['git_url']}/blob/{cfg['branch']}/nbs/{rel.as_posix()}" in links
@@ -153,20 +166,25 @@ def test_the_text_of_the_title_cell_is_on_the_page(pages):
     "nbdev alone drops what follows the subtitle in the first cell."
     for rel in NOTEBOOKS:
         first = "".join(json.loads((NBS / rel).read_text(encoding="utf-8"))["cells"][0]["source"])
-        for words in re.findall(r"^After this notebook you (?:can|know)", first, re.MULTILINE): assert words in pages[page_of(rel)].text, rel
+        for words in re.findall(r"^After this notebook you (?:can|know)", first, re.MULTILINE):
+            assert words in pages[page_of(rel)].text, rel
 
 
 def test_definitions_have_signature_parameters_and_source(pages):
     page = pages["segmenter.html"]
     assert {"segment", "dynaseg", "segmentation"} <= page.ids
     part = re.split(r'<h3 id="segment(?:-\d)?"', page.text)[1].split("<h3")[0]
-    for words in ("min_labels", "preset", "/blob/main/dynaseg/segmenter.py#L", "<details", "Source"): assert words in part, words
+    for words in ("min_labels", "preset", "/blob/main/dynaseg/segmenter.py#L", "<details", "Source"):
+        assert words in part, words
 
 
 def test_no_link_stands_in_code_as_text(pages):
     "nbdev links the names in the comments of a signature, and code is shown as it is."
     assert [rel for rel, page in pages.items() if re.search(r"\]\([^)\s]+\.html", page.text)] == []
-    assert tool("pages").plain_code("[`a`](b.html)\n```python\nx: int, # [`a`](b.html) or `c`\n```\n[`a`](b.html)") == "[`a`](b.html)\n```python\nx: int, # `a` or `c`\n```\n[`a`](b.html)"
+    assert (
+        tool("pages").plain_code("[`a`](b.html)\n```python\nx: int, # [`a`](b.html) or `c`\n```\n[`a`](b.html)")
+        == "[`a`](b.html)\n```python\nx: int, # `a` or `c`\n```\n[`a`](b.html)"
+    )
 
 
 def test_every_public_name_is_listed(pages):
@@ -189,7 +207,8 @@ def test_the_link_picture_and_the_icon_are_there(site, pages):
 
 def test_a_folder_that_is_not_a_site_is_not_replaced(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    done = subprocess.run([sys.executable, ROOT / "tools" / "site.py", "--out", tmp_path], text=True, capture_output=True, timeout=120)
+    done = subprocess.run([sys.executable, ROOT / "tools" / "site.py", "--out", tmp_path], text=True,
+                          capture_output=True, timeout=120)
     assert done.returncode == 2 and "expected a new folder" in done.stderr
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
@@ -211,7 +230,11 @@ def browser():
 
 @pytest.fixture(scope="module")
 def address(site):
-    running = tool("site").server(site)
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args): pass
+
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site)))
+    threading.Thread(target=running.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{running.server_address[1]}"
     running.shutdown()
 
@@ -223,16 +246,17 @@ def visiting(browser, address):
     def visiting():
         contexts, wrong = [], []
 
-        def visit(path, viewport=DESKTOP, scheme="light"):
+        def visit(path, viewport=DESKTOP, scheme="light", until="networkidle"):
             context = browser.new_context(viewport=viewport, color_scheme=scheme)
             contexts.append(context)
             page = context.new_page()
             page.on("console", lambda m: m.type == "error" and wrong.append(f"{path}: {m.text}"))
             page.on("pageerror", lambda e: wrong.append(f"{path}: {e}"))
             # a request that a page left behind when it was left is no failure
-            page.on("requestfailed", lambda r: r.failure == "net::ERR_ABORTED" or wrong.append(f"{path}: {r.url} {r.failure}"))
+            page.on("requestfailed", lambda r: r.failure == "net::ERR_ABORTED"
+                    or wrong.append(f"{path}: {r.url} {r.failure}"))
             page.on("response", lambda r: r.status >= 400 and wrong.append(f"{path}: {r.url} {r.status}"))
-            page.goto(f"{address}/{path}", wait_until="networkidle")
+            page.goto(f"{address}/{path}", wait_until=until)
             return page
 
         visit.wrong = wrong
@@ -258,24 +282,28 @@ def violations():
         page.evaluate(axe)
         options = {"resultTypes": ["violations"], "iframes": False} | ({"runOnly": [only]} if only else {})
         result = page.evaluate("options => axe.run(document, options)", options)
-        return [f"{name}: {rule['id']}: {node['html'][:160]}" for rule in result["violations"] if rule["impact"] in ("serious", "critical")
+        return [f"{name}: {rule['id']}: {node['html'][:160]}" for rule in result["violations"]
+                if rule["impact"] in ("serious", "critical")
                 for node in rule["nodes"][:3]]
     return violations
 
 
 def one_of_each_kind(pages):
-    "Home, a lesson with equations, tables of parameters, a list of names, a page without a notebook, a tutorial if there is one."
-    tutorial = next((n for n in pages if n.startswith("tutorials/") and n != "tutorials/index.html"), "tutorials/index.html")
+    """Home, a lesson with equations, tables of parameters, a list of names, a page without a notebook, a tutorial if
+    there is one."""
+    tutorial = next((n for n in pages if n.startswith("tutorials/") and n != "tutorials/index.html"),
+                    "tutorials/index.html")
     return ["index.html", "weighting.html", "cli.html", "reference.html", "learn.html", tutorial]
 
 
 @pytest.fixture(scope="module")
 def looked_at(visiting, violations, pages):
-    "What is wrong with any page, which is opened once: requests and scripts, pages that are too wide, and axe-core's findings."
+    """What is wrong with any page, which is opened once: requests and scripts, pages that are too wide, and axe-core's
+    findings."""
     wrong, wide, found = [], [], []
     with visiting() as visit:
         for name in pages:
-            page = visit(name)
+            page = visit(name, until="load")  # axe-core takes longer than what comes after it
             found += violations(page, name)
             for viewport in (DESKTOP, PHONE):
                 page.set_viewport_size(viewport)
@@ -316,7 +344,8 @@ def test_dark_pages_have_enough_contrast(visit, violations, pages):
 
 def test_the_accessibility_check_can_fail(visit, violations):
     page = visit("learn.html")
-    page.evaluate("document.querySelector('main').insertAdjacentHTML('beforeend', '<img src=\"images/favicon.svg\"><p style=\"color:#bbb\">pale words</p>')")
+    page.evaluate("document.querySelector('main').insertAdjacentHTML('beforeend', '<img src=\"images/favicon.svg\"><p "
+                  "style=\"color:#bbb\">pale words</p>')")
     found = violations(page, "learn.html")
     assert any("image-alt" in f for f in found) and any("color-contrast" in f for f in found)
 
@@ -357,7 +386,8 @@ def test_frame_sliders_change_the_picture(visit, pages):
 
 def test_dark_mode_can_be_chosen_and_is_kept(visit):
     page = visit("index.html")
-    def lightness(): return sum(map(int, re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor"))[:3]))
+    def lightness():
+        return sum(map(int, re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor"))[:3]))
     light = lightness()
     page.locator(".quarto-color-scheme-toggle").first.click()
     page.wait_for_function("document.documentElement.classList.contains('quarto-dark')")
