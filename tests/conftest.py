@@ -24,6 +24,7 @@ torch.set_num_threads(1)  # the pictures here are tiny: more threads only get in
 
 def pytest_addoption(parser):
     parser.addoption("--faults", choices=["short", "long"], default="short", help="how often tests/test_faults.py tries to lose something")
+    parser.addoption("--site", metavar="DIR", help="a built site for tests/test_site.py, of either engine; without it one is built by smalldocs")
 
 
 def pytest_configure(config):
