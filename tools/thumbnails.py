@@ -19,9 +19,9 @@ class Cut(NamedTuple):
 
 
 CUTS = {
-    "your_photo": Cut(0, (0.503, 0.09, 0.99, 0.98)),
-    "how_many": Cut(3, (0.253, 0.12, 0.495, 0.98)),
-    "use_labels": Cut(4, (0.02, 0.02, 0.98, 0.98)),
+    "your_photo": Cut(0, (0.51, 0.1, 0.985, 0.97)),
+    "how_many": Cut(3, (0.258, 0.14, 0.49, 0.96)),
+    "use_labels": Cut(4, (0.04, 0.04, 0.96, 0.96)),
     "beside_classics": Cut(0, (0.172, 0.384, 0.332, 0.644)),
     "microscopy": Cut(0, (0.345, 0.1, 0.655, 0.95)),
     "many_bands": Cut(2, (0.675, 0.13, 0.985, 0.98)),
