@@ -44,6 +44,7 @@ TOGETHER = ("test_site", "test_jupyter", "test_package", "test_faults")  # each 
 FIRST = ("test_notebooks", "test_mutations")  # a few long tests: at the end one process would wait for the other
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist writes the groups into the names of the tests: it must find them there
 def pytest_collection_modifyitems(items):
     "What belongs together goes to one process, what takes long comes first (pytest-xdist, `--dist loadgroup`)."
     for item in items:

@@ -1,4 +1,5 @@
 """The words beside parameters, from the source to the docstring."""
+import importlib
 import inspect
 
 import pytest
@@ -47,6 +48,49 @@ def test_what_is_found():
     assert found["Thing.grow"] == ([Parameter("by", "int", "1", "pixels", "")], "itself")
 
 
+ABOVE = '''
+def f(
+    a: int, # beside
+    # above b
+    b: int = 1,
+    # Group
+
+    # two lines
+    #   above c
+    c: int = 2,
+    # Another group
+    d: int = 3, # beside again
+    e: int = 4,
+): ...
+
+class Pair(NamedTuple):
+    "Two."
+    # left, which has
+    # two lines
+    x: float
+    y: float # right
+'''
+
+
+def test_long_words_stand_above_the_parameter():
+    found = parameters(ABOVE)
+    assert [(p.name, p.words, p.group) for p in found["f"][0]] == [
+        ("a", "beside", ""), ("b", "above b", ""), ("c", "two lines above c", "Group"),
+        ("d", "beside again", "Another group"), ("e", "", "Another group")]
+    assert [p.words for p in found["Pair"][0]] == ["left, which has two lines", "right"]
+
+
+def test_the_site_reads_words_above_as_help_does(tmp_path, monkeypatch):
+    "The site's tables are nbdev's, which reads comments with fastcore."
+    docments = pytest.importorskip("fastcore.docments").docments
+    (tmp_path / "with_words_above.py").write_text("from typing import NamedTuple\n" + ABOVE)
+    monkeypatch.syspath_prepend(tmp_path)
+    shown = docments(importlib.import_module("with_words_above").f, full=True)
+    for parameter in parameters(ABOVE)["f"][0]:
+        said = shown[parameter.name]["docment"]
+        assert " ".join((said or "").split()) == parameter.words
+
+
 def test_sections_in_numpydocs_form():
     assert described("Pair", SOURCE) == "\n\nAttributes\n----------\nx : float\n    left\ny : float, default 0.5\n    right"
     assert described("Thing", SOURCE) == "\n\nParameters\n----------\nsize : int\n    of it"
@@ -61,7 +105,6 @@ MODULES = ("labels", "network", "loss", "weighting", "silhouette", "fit", "outli
 @pytest.mark.parametrize("name", MODULES)
 def test_help_shows_every_parameter(name):
     "Of every public function and class of the module, at run time."
-    import importlib
     module = importlib.import_module(f"dynaseg.{name}")
     for label in module.__all__:
         thing = getattr(module, label)
