@@ -49,7 +49,10 @@ class Rule(NamedTuple):
     high: float = np.inf # the largest one
     choices: tuple = () # the words that are allowed
 
-    def checked(self, name, value):
+    def checked(self,
+        name: str, # of the setting, for messages
+        value: object, # that it was given
+    ):
         "The value as `kind`. Raises `InputError`."
         number = {int: Integral, float: Real}.get(self.kind, self.kind)
         if isinstance(value, np.bool_): value = bool(value)

@@ -331,11 +331,12 @@ def one_of_each_kind(pages):
 @pytest.fixture(scope="module")
 def looked_at(visiting, violations, pages):
     "What is wrong with any page, which is opened once: requests and scripts, pages that are too wide, and axe-core's findings."
-    wrong, wide, found = [], [], []
+    wrong, wide, found, heights = [], [], [], {}
     with visiting() as visit:
         for name in pages:
             page = visit(name)
             found += violations(page, name)
+            heights[name] = page.evaluate("document.documentElement.scrollHeight")
             for viewport in (DESKTOP, PHONE):
                 page.set_viewport_size(viewport)
                 across = page.evaluate("document.documentElement.scrollWidth")
@@ -344,7 +345,16 @@ def looked_at(visiting, violations, pages):
             if not page.locator("h1").first.is_visible(): wrong.append(f"{name} shows no title")
             page.context.close()
         wrong += visit.wrong
-    return wrong, wide, found
+    return wrong, wide, found, heights
+
+
+LONG = 13_000  # pixels on a desk, some fourteen screens
+
+
+def test_long_pages_open_with_a_summary(looked_at, pages):
+    first = {name: re.search(r"<h2[^>]*>([^<]*)", page.text) for name, page in pages.items()}
+    missing = [name for name, height in looked_at[3].items() if height > LONG and first[name][1].strip() not in ("In short", "Ten names to begin with")]
+    assert missing == [] and max(looked_at[3].values()) > LONG
 
 
 def test_every_page_loads_without_network(looked_at, pages):
