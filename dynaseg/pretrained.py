@@ -339,9 +339,9 @@ def timm_backbone(
 NAMED = ("cnn", "resnet18-fpn", "resnet18-stem")
 
 def check_features(
-    features: str | Extractor, # as in `response_net`, like the others
-    weights: str | os.PathLike | None = "DEFAULT",
-    freeze: bool | None = None,
+    features: str | Extractor, # as in `response_net`
+    weights: str | os.PathLike | None = "DEFAULT", # as in `response_net`
+    freeze: bool | None = None, # as in `response_net`
 ):
     "Raises `InputError` for settings that do not go together."
     own = callable(features) and not isinstance(features, type)

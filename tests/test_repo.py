@@ -187,6 +187,22 @@ def test_outputs_are_saved_and_none_is_an_error(path):
                          text), "an output holds a path or an address"
 
 
+def mixes_imports(source):
+    "Whether nbdev would run this cell for its imports, and then fail on the names of cells that it does not run."
+    if re.search(r"^#\|\s*(?:exports?|exporti|exec_doc)\b|^#\|\s*eval:\s*false|^\s*[%!]", source, re.MULTILINE): return False
+    nodes = list(ast.walk(ast.parse(source)))
+    imports = any(isinstance(node, (ast.Import, ast.ImportFrom)) for node in nodes)
+    return imports and any(isinstance(node, (ast.Expr, ast.Assign)) for node in nodes)
+
+
+@each_notebook
+def test_imports_stand_in_cells_of_their_own(path):
+    "Or `nbdev_docs`, which runs every cell with an import in it and no other, ends in a NameError."
+    code = [source for kind, source, _ in cells(path) if kind == "code" and "google.colab" not in source]
+    assert [source for source in code if mixes_imports(source)] == []
+    assert mixes_imports("import os\nprint(os.sep)") and not mixes_imports("import os\nimport sys")
+
+
 @pytest.mark.parametrize("path", CHAPTERS[:7], ids=lambda p: p.stem)
 def test_the_tutorial_keeps_its_pictures(path):
     pictures = [o for _, _, outputs in cells(path) for o in outputs if "image/png" in o.get("data", {})

@@ -1,6 +1,7 @@
 """The words beside parameters, from the source to the docstring."""
 import importlib
 import inspect
+import re
 
 import pytest
 
@@ -104,8 +105,7 @@ def test_sections_in_numpydocs_form():
     assert described("f", SOURCE).endswith("\n\nReturns\n-------\npixels") and section([]) == ""
 
 
-MODULES = ("labels", "network", "loss", "weighting", "silhouette", "fit", "outlines", "granularity", "segmenter",
-           "many", "datasets", "metrics")
+MODULES = ("images", "labels", "network", "loss", "weighting", "silhouette", "fit", "outlines", "granularity", "segmenter", "many", "datasets", "metrics", "extractors", "pretrained", "batch", "widgets", "speed", "benchmark")
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -118,3 +118,45 @@ def test_help_shows_every_parameter(name):
         for parameter in inspect.signature(thing).parameters.values():
             stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
             assert f"\n{stars}{parameter.name}" in thing.__doc__, f"{label}: {parameter.name}"
+
+
+def documented(thing):
+    "Parameters in the sections of a docstring, with the words below each."
+    return dict(re.findall(r"^(\*{0,2}\w+)(?: :[^\n]*)?\n    (\S[^\n]*)", thing.__doc__ or "", re.MULTILINE))
+
+
+def public(module):
+    "What a module exports and defines: functions, classes, and the classes' own public methods, by name."
+    for label in module.__all__:
+        thing = getattr(module, label)
+        if getattr(thing, "__module__", "") != module.__name__ or not (inspect.isclass(thing) or inspect.isfunction(thing)): continue
+        yield label, thing
+        if not inspect.isclass(thing): continue
+        foreign = [base for base in thing.__mro__ if not base.__module__.startswith("dynaseg")]
+        for name, method in vars(thing).items():
+            if name.startswith("_") or any(hasattr(base, name) for base in foreign): continue  # `forward` is PyTorch's, `fit` scikit-learn's
+            if inspect.isfunction(method): yield f"{label}.{name}", method
+
+
+def names_of(thing):
+    "The parameters that have to be explained; the fields of a named tuple or a data class are such too."
+    own = [p for p in inspect.signature(thing).parameters.values() if p.name != "self"]
+    stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    return [stars.get(p.kind, "") + p.name for p in own if not p.name.startswith("_")]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_parameter_lacks_its_words(name):
+    "At run time, where `help` and an editor look: of functions, classes and methods."
+    module = importlib.import_module(f"dynaseg.{name}")
+    lacking = []
+    for label, thing in public(module):
+        if inspect.isclass(thing) and (issubclass(thing, Exception) or "__init__" not in vars(thing) and not hasattr(thing, "__annotations__")): continue
+        words = documented(thing)
+        lacking += [f"{label}({parameter})" for parameter in names_of(thing) if parameter not in words]
+    assert lacking == []
+
+
+def test_a_parameter_without_words_is_found():
+    def f(a, b): "Text.\n\nParameters\n----------\na : int\n    of it\nb : int"
+    assert documented(f) == {"a": "of it"} and names_of(f) == ["a", "b"]

@@ -131,11 +131,10 @@ class Relink(Processor):
         self.nb.metadata.pop("widgets", None)
 
     def cell(self, cell):
-        if cell.cell_type == "markdown": cell.source = self.relative(cell.source)
+        if cell.cell_type == "markdown": cell.source = self.relative(flat(cell.source))
         for output in cell.get("outputs", []):
             data = output.get("data", {})
-            if "text/markdown" in data:
-                data["text/markdown"] = self.relative(plain_code("".join(data["text/markdown"])))
+            if "text/markdown" in data: data["text/markdown"] = self.relative(flat(plain_code("".join(data["text/markdown"]))))
 
     def relative(self, text): return text.replace(f"]({self.site}", f"]({self.up or './'}")
 
@@ -144,6 +143,16 @@ def plain_code(text):
     """The Markdown without links in its blocks of code (nbdev links names in the comments of a signature), where they
     would be read as text."""
     return re.sub(r"(?ms)^```.*?^```", lambda block: re.sub(r"\[(`[^`\n]+`)\]\([^)\s]*\)", r"\1", block[0]), text)
+
+
+def flat(text):
+    "The Markdown without links inside links (nbdev links a name wherever it stands): the inner one goes, its words stay."
+    inner = r"(?<!!)\[([^\[\]]*)\]\([^()\s]*\)"
+    outer = rf"(?<!!)\[(?!!\[)(?:[^\[\]]|{inner})*\]\([^()\s]*\)"
+    def flattened(match):
+        words, target = match[0][1:].rsplit("](", 1)
+        return "[" + re.sub(inner, r"\1", words) + "](" + target
+    return re.sub(outer, flattened, text)
 
 
 class Pages(FilterDefaults):

@@ -21,9 +21,11 @@ from execnb.nbio import read_nb, write_nb
 from nbdev.doclinks import _nbpath2html
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+from finish import finish  # noqa: E402
 from pages import NBS, ROOT, process  # noqa: E402
 
 SKIP = re.compile(r"^[._]")
+QUARTO_ONLY = ("image", "image-alt", "respect-user-color-scheme") # keys of _quarto.yml that smalldocs does not know
 
 
 def sources():
@@ -59,9 +61,7 @@ def smalldocs(folder):
     renamed = rename(folder)
     built = build(folder, quiet=True)
     for warning in built.warnings:
-        if not any(known in warning for known in ("output-file is not read", "html-math-method is ignored",
-                                                  "grid is ignored")):
-            print(f"warning: {warning}", file=sys.stderr)
+        if not any(known in warning for known in ("output-file is not read", "html-math-method is ignored", "grid is ignored", *QUARTO_ONLY)): print(f"warning: {warning}", file=sys.stderr)
     for page in built.out.rglob("*.html"):
         text = mathml(page.read_text(encoding="utf-8"))
         for old, new in renamed.items():
@@ -106,31 +106,10 @@ def mathml(page):
     def formula(match):
         kind, tex = match[1], html.unescape(match[2]).strip()
         tex = re.sub(r"^\\[(\[]|\\[)\]]$", "", tex).strip().replace(r"\arg\max", r"\operatorname{argmax}")
-        made = convert(tex, display="block" if kind == "display" else "inline")
-        # small repairs: primes of full size, space after a function's name, none inside bars
-        made = re.sub(r"<msup>(<mi>\w</mi>)<mi>&#x02032;</mi></msup>",
-                      r'<mrow>\1<mo lspace="0" rspace="0">&#x02032;</mo></mrow>', made)
-        made = re.sub(r"(<m[io]>(?:log|exp|argmax|max|min)</m[io]>)(?!<mo|</)", r'\1<mspace width="0.17em"/>', made)
-        made = re.sub(r"<mo ([^>]*)>(&#x0007C;|\|)</mo>", r'<mo lspace="0.06em" rspace="0.06em" \1>|</mo>', made)
-        return made.replace("<mo>argmax</mo>", "<mi>argmax</mi>")
+        return convert(tex, display="block" if kind == "display" else "inline")
 
     page = re.sub(r'<span class="math (inline|display)">(.*?)</span>', formula, page, flags=re.DOTALL)
     return re.sub(r'<link [^>]*katex[^>]*>|<script [^>]*katex[^>]*></script>', "", page)
-
-
-def finish(out):
-    """What the engines leave undone: a keyboard can scroll wide code and equations, and no stylesheet asks another
-    server for a font."""
-    for css in out.rglob("*.css"):
-        text = css.read_text(encoding="utf-8")
-        if "fonts.googleapis" in text:
-            css.write_text(re.sub(r"@import\s*(?:url\()?[\"']?https://fonts\.googleapis\.com/[^)\"'\s]*[\"']?\)?;", "",
-                                  text), encoding="utf-8")
-    for page in out.rglob("*.html"):
-        text = page.read_text(encoding="utf-8")
-        text = re.sub(r"<(pre|table)(?![^>]*tabindex)", r'<\1 tabindex="0"', text)
-        text = re.sub(r'<math(?=[^>]*display="block")(?![^>]*tabindex)', '<math tabindex="0"', text)
-        page.write_text(text, encoding="utf-8")
 
 
 def build(out=ROOT / "_docs", engine="auto"):
