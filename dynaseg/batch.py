@@ -403,6 +403,8 @@ class _Job:
         if unknown:
             raise InputError(f"{', '.join(unknown)}: not among the settings of a folder, which are those of `segment` "
                              "but image and callback.")
+        if settings.get("scribbles") is not None:
+            raise InputError("scribbles belong to one photo. Give them to segment, photo by photo.")
         if suffix not in LABEL_SUFFIXES:
             raise InputError(f"suffix={suffix!r}; expected one of {', '.join(map(repr, LABEL_SUFFIXES))}.")
         self.source = Path(source)

@@ -185,6 +185,8 @@ def _check_many(settings, **counts):
     "Raises `InputError` for what only many photos have to heed."
     if unknown := settings.keys() - SETTINGS.keys():
         raise InputError(f"{', '.join(sorted(unknown))}: no setting here. Many photos take the settings of segment, but no callback.")
+    if settings.get("scribbles") is not None:
+        raise InputError("scribbles belong to one photo. Give them to segment, photo by photo.")
     if settings.get("features", "cnn") != "cnn" or settings.get("freeze"):
         raise InputError(f"features={settings.get('features', 'cnn')!r}, freeze={settings.get('freeze')!r}: many photos at once are fitted "
                          "with features='cnn' alone, and not frozen. Take segment for the photos one by one.")

@@ -29,10 +29,11 @@ from sklearn.base import BaseEstimator, ClusterMixin
 from .extractors import Extractor
 from .fit import Step, fit, kept_memory, precision, settled
 from .granularity import Hierarchy
+from .hints import Scribbles, marks_at, read_scribbles, scribble_hint
 from .images import InputError, load_image, standardise, to_tensor, working_size
 from .labels import as_rgb, by_area, overlay, regions, writing
 from .network import labels_at
-from .outlines import MergeTree, shrunk
+from .outlines import MergeTree, means, resized, shrunk
 from .pretrained import check_features, response_net
 from .silhouette import silhouette_phase
 from .weighting import DEFAULT_MU, weighting
@@ -384,6 +385,10 @@ def segment(
     standardised: YES_NO = None, # give each band the same mean and spread first (for features="cnn")
     padding: one_of("zeros", "replicate") = None, # what convolutions see beyond the border: zeros, or the nearest pixel
     cluster_level: number(0) = None, # level of the merge tree whose segments are joined to clusters; 0: labels are read pixel by pixel
+    # Hints
+    scribbles: str | os.PathLike | np.ndarray | None = None, # strokes: (H, W) whole numbers, or an image file with transparent background; labels are their numbers, further clusters come above
+    unmarked: int = 0, # number of pixels without a stroke
+    only_scribbled: YES_NO = False, # labels are the numbers of the strokes and nothing else
     # Other networks
     features: str | Extractor = "cnn", # "cnn", "resnet18-fpn", "resnet18-stem", "timm:NAME", or a network or function of your own
     weights: str | os.PathLike | None = "DEFAULT", # of a named network: "DEFAULT" (downloaded once), a file, or None (random)
@@ -438,8 +443,9 @@ def check_settings(
     settings = SETTINGS | given
     settings["preset"] = _checked("preset", settings["preset"])
     answers = [name for name in ("n_segments", "n_clusters", "level") if settings[name] is not None]
+    if settings["scribbles"] is not None: _check_scribbled(settings, answers)
     for name, value in PRESETS[settings["preset"]].items():
-        if settings[name] is None and not (name == "level" and answers): settings[name] = value
+        if settings[name] is None and not (name == "level" and (answers or settings["scribbles"] is not None)): settings[name] = value
     settings = {name: _checked(name, value) for name, value in settings.items()}
     _check_answer(settings)
     _warn_of_idle(settings, given)
@@ -450,6 +456,11 @@ def check_settings(
     settings["min_labels"] = _checked_floor(settings["min_labels"], settings["q"])
     device = _device(settings["device"], settings["autocast"])
     return Checked(settings | {"device": str(device)}, w, device)
+
+def _check_scribbled(settings, answers):
+    "Raises `InputError` for questions that do not go with scribbles."
+    if answers:
+        raise InputError(f"{answers[0]}={settings[answers[0]]} does not go with scribbles, whose classes are the clusters. Leave it out, and ask the result with at().")
 
 def _check_answer(settings):
     "Raises `InputError` for two questions at once."
@@ -493,6 +504,7 @@ class Prepared(NamedTuple):
     floor: int | None # found by the silhouette phase (opt_nC), or given; None without one
     checked: Checked # the settings
     start: float # when work on the photo began, by `time.perf_counter`
+    scribbles: Scribbles | None = None # strokes on the photo
 
     @property
     def stop_at(self) -> int:
@@ -506,13 +518,27 @@ def prepare(
     "Everything that `segment` does to an image before the fit."
     start = time.perf_counter()
     settings = checked.settings
+    scribbles = _scribbles(settings, image.shape[:2])
     x = to_tensor(image, working_size(image.shape[:2], settings["max_pixels"] or None), checked.device)
     if settings["standardised"] and settings["features"] == "cnn": x = standardise(x) # an extractor of another kind expects [0, 1]
     names = ("M", "p", "q", "seed", "features", "weights", "freeze", "padding")
-    net = response_net(x.shape[1], **{name: settings[name] for name in names}, like=x)
-    floor = settings["min_labels"]
+    shape = {name: settings[name] for name in names}
+    if scribbles is not None and settings["only_scribbled"]: shape["q"] = len(scribbles.names)
+    net = response_net(x.shape[1], **shape, like=x)
+    floor = None if settings["only_scribbled"] and scribbles is not None else settings["min_labels"]
     if floor == "silhouette": floor = _floor(_seen(settings["on"], image, net, x), settings)
-    return Prepared(image, x, net, floor, checked, start)
+    return Prepared(image, x, net, floor, checked, start, scribbles)
+
+def _scribbles(settings, size):
+    "The strokes of the settings, checked. Raises `InputError`."
+    if settings["scribbles"] is None: return None
+    found = read_scribbles(settings["scribbles"], size, settings["unmarked"])
+    classes = len(found.names)
+    if settings["only_scribbled"] and classes < 2:
+        raise InputError(f"The scribbles have one class only, {found.names[0]}, which would be the whole photo. Mark a second one, or leave out only_scribbled.")
+    if not settings["only_scribbled"] and classes >= settings["q"]:
+        raise InputError(f"The scribbles have {classes} classes; expected fewer than q={settings['q']}. Raise q.")
+    return found
 
 def _seen(on, image, net, x):
     "What the silhouette phase clusters: the image, or the feature map before the fit, (h, w, p)."
@@ -532,6 +558,9 @@ def steps_of(
     "The fit of a prepared photo, step by step."
     names = ("T", "lr", "momentum", "weight_decay", "autocast")
     how = {name: ready.checked.settings[name] for name in names}
+    if ready.scribbles is not None:
+        marks = marks_at(ready.scribbles.marks, tuple(ready.x.shape[2:]))
+        how["hint"] = scribble_hint(torch.from_numpy(marks).to(ready.x.device))
     return fit(ready.net, ready.x, ready.checked.weighting, ready.stop_at, **how)
 
 # %% ../nbs/11_segmenter.ipynb #57838337
@@ -542,13 +571,35 @@ def finish(
     "Everything that `segment` does after the fit."
     settings = ready.checked.settings
     used = fitted.response.max(0).indices.unique()
+    if ready.scribbles is not None: used = torch.cat([used, torch.arange(len(ready.scribbles.names), device=used.device)]).unique()
     response = fitted.response[used]
     hierarchy = Hierarchy(ready.image, _kept_softmax(response, ready.image))
     pixel_by_pixel = not settings["cluster_level"] and all(settings[name] is None for name in ("n_segments", "n_clusters", "level"))
-    if pixel_by_pixel: answer = _ordered(labels_at(response, ready.image.shape[:2]).cpu().numpy(), None)
+    if ready.scribbles is not None: answer = _scribbled(hierarchy, ready.scribbles, settings["only_scribbled"])
+    elif pixel_by_pixel: answer = _ordered(labels_at(response, ready.image.shape[:2]).cpu().numpy(), None)
     else: answer = _answer(hierarchy, settings, ready.stop_at)
     return Segmentation(**answer, image=ready.image, floor=ready.floor, stop_reason=fitted.reason, history=fitted.history, settings=dict(settings),
                         seconds=time.perf_counter() - ready.start, hierarchy=hierarchy)
+
+def _scribbled(hierarchy, scribbles, only):
+    "The labels of a fit with strokes, as keywords of a `Segmentation`: their numbers, then further clusters by falling area."
+    if only: labels = hierarchy.seeded(scribbles.marks) - 1
+    else: labels = _voted(hierarchy, scribbles)
+    return {"labels": _named(labels, scribbles.names), "of_patch": None}
+
+def _voted(hierarchy, scribbles):
+    "(H, W) int64: for each patch the output with the largest mean softmax, for each marked pixel its own."
+    shares = means(hierarchy.patches, resized(hierarchy.soft, hierarchy.patches.shape))
+    labels = hierarchy.at_pixels(shares.argmax(1))
+    return np.where(scribbles.marks > 0, scribbles.marks - 1, labels)
+
+def _named(labels, names):
+    "The numbers of the strokes for outputs 0 to K - 1, numbers above the largest of them for the others."
+    K = len(names)
+    others = labels >= K
+    result = names[np.minimum(labels, K - 1)]
+    if others.any(): result[others] = max(names.max(), -1) + 1 + by_area(labels[others][None])[0]
+    return result
 
 def _kept_softmax(response, image):
     "(h, w, q') float32: the softmax of the labels in use, at no more pixels than patches are looked for at."
