@@ -415,6 +415,8 @@ class _Job:
         if settings.get("pages") is not None:
             raise InputError(f"pages={settings['pages']!r}: a folder has one label map for each file. Choose a page, page=2; for a file's every page "
                              "there is segment(file, pages='all').")
+        if settings.get("scribbles") is not None:
+            raise InputError("scribbles belong to one photo. Give them to segment, photo by photo.")
         if suffix not in LABEL_SUFFIXES:
             raise InputError(f"suffix={suffix!r}; expected one of {', '.join(map(repr, LABEL_SUFFIXES))}.")
         self.source = Path(source)

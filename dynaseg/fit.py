@@ -22,12 +22,12 @@ from .words import document
 class Step(NamedTuple):
     "One reading of the network, before its next update."
     response: torch.Tensor # (q, h, w) float32, detached
-    labels: torch.Tensor # (h, w) int64, argmax of the response; -1 where there are no data
+    labels: torch.Tensor # (h, w) int64, argmax of the response, or what a hint says; -1 where there are no data
     n_labels: int # q', labels in use
     weight: float # w
     sim: float # L_sim, nats
     con: float # L_con
-    loss: float # L_sim + w L_con
+    loss: float # L_sim + w L_con, and the loss of a hint
 
 # %% ../nbs/06_fit.ipynb #2d365f0c
 @torch.no_grad()
@@ -68,6 +68,7 @@ def fit(
     weight_decay: float = 0.0, # of SGD
     autocast: bool = False, # convolutions in bfloat16
     valid: torch.Tensor | None = None, # (h, w) bool, the pixels with data; None: all
+    hint: Callable | None = None, # from the response map and its argmax to labels, a further loss and its gradient; None: no hint
 ) -> Iterator[Step]:
     """Yields T + 1 readings with an SGD update between each two; fewer when q' <= floor, which is the last.
 
@@ -76,12 +77,16 @@ def fit(
     for t in range(T + 1):
         with precision(x.device, autocast): r = net(x)
         response = r.detach()[0]
-        labels = response.max(0).indices # the argmax, four times as fast
+        labels = top = response.max(0).indices # the argmax, four times as fast
+        if hint is not None: labels, more, pull = hint(response, top)
         if valid is not None: labels = labels.masked_fill(~valid, -1)
         q_prime = int((labels if valid is None else labels[valid]).flatten().bincount().count_nonzero())
         w = weighting(max(q_prime, floor, 1))
-        sim, con, gradient = loss_gradient(response, labels, w, valid=valid)
+        sim, con, gradient = loss_gradient(response, top, w, valid=valid)
         loss = sim + w * con
+        if hint is not None:
+            loss += more
+            gradient += pull
         yield Step(response, labels, q_prime, w, sim.item(), con.item(), loss.item())
         if q_prime <= floor or t == T: return
         net.zero_grad()

@@ -202,6 +202,8 @@ def _check_many(settings, **counts):
         raise InputError(f"{', '.join(sorted(unknown))}: no setting here. Many photos take the settings of segment, but no callback.")
     if settings.get("pages") is not None:
         raise InputError(f"pages={settings['pages']!r}: here each photo is one picture. For all pages of a file pass dynaseg.images.pages(file) as the photos.")
+    if settings.get("scribbles") is not None:
+        raise InputError("scribbles belong to one photo. Give them to segment, photo by photo.")
     if settings.get("features", "cnn") != "cnn" or settings.get("freeze"):
         raise InputError(f"features={settings.get('features', 'cnn')!r}, freeze={settings.get('freeze')!r}: many "
                          f"photos at once are fitted "

@@ -6,6 +6,7 @@
 __all__ = ['cnn', 'at_least', 'ResponseNet', 'draw_weights', 'cnn_net', 'over_valid', 'labels_at']
 
 # %% ../nbs/02_network.ipynb #h0000013
+from contextlib import contextmanager
 from numbers import Integral
 
 import torch

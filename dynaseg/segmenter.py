@@ -33,10 +33,11 @@ from .export import Table, coco, geojson, pieces, polygons, svg, table, write_om
 from .extractors import Extractor
 from .fit import Step, fit, kept_memory, precision, settled
 from .granularity import Hierarchy
+from .hints import Scribbles, marks_at, read_scribbles, scribble_hint
 from .images import InputError, check_reading, filled, pages as all_pages, read_image, standardise, to_tensor, valid_at, working_size
 from .labels import as_rgb, by_area, overlay, writing
 from .network import labels_at, over_valid
-from .outlines import MergeTree, shrunk
+from .outlines import MergeTree, means, resized, shrunk
 from .pretrained import check_features, response_net
 from .silhouette import silhouette_phase
 from .weighting import DEFAULT_MU, weighting
@@ -461,6 +462,10 @@ def segment(
     standardised: YES_NO = None, # give each band the same mean and spread first (for features="cnn")
     padding: one_of("zeros", "replicate") = None, # what convolutions see beyond the border: zeros, or the nearest pixel
     cluster_level: number(0) = None, # level of the merge tree whose segments are joined to clusters; 0: labels are read pixel by pixel
+    # Hints
+    scribbles: str | os.PathLike | np.ndarray | None = None, # strokes: (H, W) whole numbers, or an image file with transparent background; labels are their numbers, further clusters come above
+    unmarked: int = 0, # number of pixels without a stroke
+    only_scribbled: YES_NO = False, # labels are the numbers of the strokes and nothing else
     # Other networks
     features: str | Extractor = "cnn", # "cnn", "resnet18-fpn", "resnet18-stem", "timm:NAME", or a network or function of your own
     weights: str | os.PathLike | None = "DEFAULT", # of a named network: "DEFAULT" (downloaded once), a file, or None (random)
@@ -540,8 +545,9 @@ def check_settings(
     settings = SETTINGS | given
     settings["preset"] = _checked("preset", settings["preset"])
     answers = [name for name in ("n_segments", "n_clusters", "level") if settings[name] is not None]
+    if settings["scribbles"] is not None: _check_scribbled(settings, answers)
     for name, value in PRESETS[settings["preset"]].items():
-        if settings[name] is None and not (name == "level" and answers): settings[name] = value
+        if settings[name] is None and not (name == "level" and (answers or settings["scribbles"] is not None)): settings[name] = value
     settings = {name: _checked(name, value) for name, value in settings.items()}
     settings |= check_reading(**{name: settings[name] for name in ("axes", "value_range", "nodata")})
     if isinstance(settings["mask"], os.PathLike): settings["mask"] = os.fspath(settings["mask"])
@@ -556,6 +562,11 @@ def check_settings(
     settings["min_labels"] = _checked_floor(settings["min_labels"], settings["q"])
     device = _device(settings["device"], settings["autocast"])
     return Checked(settings | {"device": str(device)}, w, device)
+
+def _check_scribbled(settings, answers):
+    "Raises `InputError` for questions that do not go with scribbles."
+    if answers:
+        raise InputError(f"{answers[0]}={settings[answers[0]]} does not go with scribbles, whose classes are the clusters. Leave it out, and ask the result with at().")
 
 def _check_answer(settings):
     "Raises `InputError` for two questions at once."
@@ -602,6 +613,7 @@ class Prepared(NamedTuple):
     valid: np.ndarray | None = None # (H, W) bool, the pixels with data; None: all
     meta: dict = {} # what the source says of itself
     seen: torch.Tensor | None = None # (h, w) bool, the pixels with data at the working size; None: all
+    scribbles: Scribbles | None = None # strokes on the photo
 
     @property
     def stop_at(self) -> int:
@@ -617,6 +629,7 @@ def prepare(
     "Everything that `segment` does to an image before the fit."
     start = time.perf_counter()
     settings = checked.settings
+    scribbles = _scribbles(settings, image.shape[:2], valid)
     size = working_size(image.shape[:2], settings["max_pixels"] or None)
     x = to_tensor(image, size, checked.device, valid)
     seen = valid_at(valid, size, checked.device)
@@ -624,9 +637,21 @@ def prepare(
     x = filled(x, seen)
     names = ("M", "p", "q", "seed", "features", "weights", "freeze", "padding")
     net = response_net(x.shape[1], **{name: settings[name] for name in names}, like=x)
-    floor = settings["min_labels"]
+    floor = None if scribbles is not None and settings["only_scribbled"] else settings["min_labels"]
     if floor == "silhouette": floor = _floor(_clustered(settings["on"], image, valid, net, x, seen), settings)
-    return Prepared(image, x, net, floor, checked, start, valid, meta or {}, seen)
+    return Prepared(image, x, net, floor, checked, start, valid, meta or {}, seen, scribbles)
+
+def _scribbles(settings, size, valid):
+    "The strokes of the settings, checked; pixels without data have none. Raises `InputError`."
+    if settings["scribbles"] is None: return None
+    found = read_scribbles(settings["scribbles"], size, settings["unmarked"], valid)
+    classes = len(found.names)
+    if settings["only_scribbled"] and classes < 2:
+        raise InputError(f"The scribbles have one class only, {found.names[0]}, which would be the whole photo. "
+                         "Mark a second one, or leave out only_scribbled.")
+    if classes >= settings["q"]:
+        raise InputError(f"The scribbles have {classes} classes; expected fewer than q={settings['q']}. Raise q.")
+    return found
 
 def _clustered(on, image, valid, net, x, seen):
     "What the silhouette phase clusters: the image, or the feature map before the fit, (h, w, p); of pixels with data alone, (n, p)."
@@ -647,6 +672,9 @@ def steps_of(
     "The fit of a prepared photo, step by step."
     names = ("T", "lr", "momentum", "weight_decay", "autocast")
     how = {name: ready.checked.settings[name] for name in names}
+    if ready.scribbles is not None:
+        marks = marks_at(ready.scribbles.marks, tuple(ready.x.shape[2:]))
+        how["hint"] = scribble_hint(torch.from_numpy(marks).to(ready.x.device))
     with over_valid(ready.net, ready.seen):
         yield from fit(ready.net, ready.x, ready.checked.weighting, ready.stop_at, **how, valid=ready.seen)
 
@@ -755,13 +783,36 @@ def finish(
     settings = ready.checked.settings
     winners = fitted.response.max(0).indices
     used = (winners if ready.seen is None else winners[ready.seen]).unique()
+    if ready.scribbles is not None: used = torch.cat([used, torch.arange(len(ready.scribbles.names), device=used.device)]).unique()
     response = filled(fitted.response[used], ready.seen)
     hierarchy = Hierarchy(ready.image, _kept_softmax(response, ready.image), ready.valid)
     pixel_by_pixel = not settings["cluster_level"] and all(settings[name] is None for name in ("n_segments", "n_clusters", "level"))
-    if pixel_by_pixel: answer = _ordered(labels_at(response, ready.image.shape[:2]).cpu().numpy(), None, ready.valid)
+    if ready.scribbles is not None: answer = _scribbled(hierarchy, ready.scribbles, settings["only_scribbled"], ready.valid)
+    elif pixel_by_pixel: answer = _ordered(labels_at(response, ready.image.shape[:2]).cpu().numpy(), None, ready.valid)
     else: answer = _answer(hierarchy, settings, ready.stop_at, ready.valid)
     return Segmentation(**answer, image=ready.image, floor=ready.floor, stop_reason=fitted.reason, history=fitted.history, settings=dict(settings),
                         seconds=time.perf_counter() - ready.start, hierarchy=hierarchy, valid=ready.valid, meta=dict(ready.meta))
+
+def _scribbled(hierarchy, scribbles, only, valid):
+    "The labels of a fit with strokes, as keywords of a `Segmentation`: their numbers, then further clusters by falling area."
+    if only: labels = hierarchy.seeded(scribbles.marks) - 1
+    else: labels = _voted(hierarchy, scribbles)
+    labels = _named(labels, scribbles.names)
+    return {"labels": labels if valid is None else np.where(valid, labels, -1), "of_patch": None}
+
+def _voted(hierarchy, scribbles):
+    "(H, W) int64: for each patch the output with the largest mean softmax, for each marked pixel its own."
+    shares = means(hierarchy.patches, resized(hierarchy.soft, hierarchy.patches.shape))
+    labels = hierarchy.at_pixels(shares.argmax(1))
+    return np.where(scribbles.marks > 0, scribbles.marks - 1, labels)
+
+def _named(labels, names):
+    "The numbers of the strokes for outputs 0 to K - 1, numbers above the largest of them for the others."
+    K = len(names)
+    others = labels >= K
+    result = names[np.minimum(labels, K - 1)]
+    if others.any(): result[others] = max(names.max(), -1) + 1 + by_area(labels[others][None])[0]
+    return result
 
 def _kept_softmax(response, image):
     "(h, w, q') float32: the softmax of the labels in use, at no more pixels than patches are looked for at."
