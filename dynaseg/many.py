@@ -22,7 +22,7 @@ from torch import nn
 from .network import ResponseNet
 from .images import InputError, load_image, working_size
 from .loss import loss_gradient
-from .fit import kept_memory, precision, sgd_step
+from .fit import fixed_threads, kept_memory, precision, sgd_step
 from .segmenter import SETTINGS, Checked, Fitted, Segmentation, check_settings, finish, prepare
 from .words import document
 
@@ -109,19 +109,19 @@ def fit_many(
     calm, ended = torch.zeros_like(floors), torch.zeros_like(floors)
     last = -1
     for t in range(T + 1):
-        r = _responses(net, x, autocast)
+        with fixed_threads(x): r = _responses(net, x, autocast)
         response = r.detach()
         labels = response.max(1).indices
         n_labels = floors.new_zeros(len(x), q).scatter_(1, labels.flatten(1), 1).sum(1)
         w = weights[n_labels.maximum(floors).clamp(min=1)]
-        sim, con, gradient = loss_gradient(response, labels, w[:, None, None, None])
+        with fixed_threads(x): sim, con, gradient = loss_gradient(response, labels, w[:, None, None, None])
         changed = (labels != last).flatten(1).float().mean(1)
         calm = torch.where(changed < tol, calm + 1, 0)
         ended = _why_ended(ended, n_labels, floors, calm, patience)
         yield ManySteps(response, labels, n_labels, sim, con, sim + w * con, ended)
         if t == T: return
         net.zero_grad()
-        r.backward(gradient)
+        with fixed_threads(x): r.backward(gradient)
         _update(net, velocities, ended, lr=lr, momentum=momentum, weight_decay=weight_decay)
         last = labels
 

@@ -27,7 +27,7 @@ import torch
 from sklearn.base import BaseEstimator, ClusterMixin
 
 from .extractors import Extractor
-from .fit import Step, fit, kept_memory, precision, settled
+from .fit import Step, fit, fixed_threads, kept_memory, precision, settled
 from .granularity import Hierarchy
 from .images import InputError, load_image, standardise, to_tensor, working_size
 from .labels import as_rgb, by_area, overlay, regions, writing
@@ -517,7 +517,7 @@ def prepare(
 def _seen(on, image, net, x):
     "What the silhouette phase clusters: the image, or the feature map before the fit, (h, w, p)."
     if on == "image": return image
-    with torch.no_grad(): return net.features(x)[0].permute(1, 2, 0).cpu().numpy()
+    with torch.no_grad(), fixed_threads(x): return net.features(x)[0].permute(1, 2, 0).cpu().numpy()
 
 def _floor(pixels, settings):
     phase = silhouette_phase(pixels, seed=settings["seed"])
