@@ -7,6 +7,7 @@ __all__ = ['REASONS', 'MOST_VALUES', 'many_net', 'ManySteps', 'fit_many', 'batch
 
 # %% ../nbs/12_many.ipynb #06ab0004
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -250,7 +251,7 @@ def segment_many(
     groups = batches(images, checked, batch)
     finished = {}
     # the process has one list of filters for warnings; threads that change it and set it back may leave a wrong one behind
-    with warnings.catch_warnings(), _sharing(workers) as pool, tqdm(total=len(images), delay=1, disable=not progress, desc="photos", leave=False) as bar:
+    with warnings.catch_warnings(), _sharing(workers) as pool, tqdm(total=len(images), delay=1, disable=not progress or sys.stderr is None, desc="photos", leave=False) as bar:
         def begin(where): return [pool.submit(_prepared, images[i], checked) for i in where]
         next_ones = begin(groups[0] if groups else [])
         for before, where, after in zip([[], *groups], groups, [*groups[1:], []]):

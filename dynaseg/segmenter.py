@@ -101,7 +101,7 @@ MU["segments"] = MU["clusters"]
 @dataclass(eq=False)
 class Segmentation:
     "One photo, segmented. In a notebook it shows itself as a picture."
-    labels: np.ndarray # (H, W) int64, ids from 0 by falling area (`seeded`: the numbers of the strokes)
+    labels: np.ndarray # (H, W) int64, ids from 0 by falling area (`seeded`: the numbers of the strokes); regionprops leaves 0 out: give it labels + 1
     image: np.ndarray # (H, W, C) float32 in [0, 1]
     floor: int | None # least number of labels: opt_nC of the silhouette phase, or `min_labels`; None without one
     stop_reason: str # why the fit ended: "floor", "converged", "iterations" or "interrupted"
@@ -335,7 +335,7 @@ def _watch(
     step = None
     reason = "iterations"
     start = time.perf_counter()
-    with tqdm(total=T, delay=1, disable=not progress, desc="fit", unit="it", leave=False) as bar:
+    with tqdm(total=T, delay=1, disable=not progress or sys.stderr is None, desc="fit", unit="it", leave=False) as bar:
         try:
             for step in steps:
                 rows.append((*step[2:], time.perf_counter() - start))
@@ -573,11 +573,20 @@ class DynaSeg(ClusterMixin, BaseEstimator):
         X, # one image, as `segment` takes it
         y=None, # ignored
     ) -> "DynaSeg":
-        "Segments the image; returns self."
+        "Segments the image; returns self. Raises `InputError` for a table of pixels, which has lost its rows and columns."
+        _refuse_table(X)
         self.segmentation_ = segment(X, **self.get_params())
         self.labels_ = self.segmentation_.labels
         self.n_clusters_ = self.segmentation_.n_clusters
         return self
+
+def _refuse_table(X):
+    "Raises `InputError` for (pixels, bands), as scikit-learn's other clusterers take them."
+    shape = np.shape(X) if hasattr(X, "shape") else ()
+    if len(shape) == 2 and shape[1] <= 4 < shape[0]:
+        raise InputError(f"X has the shape {tuple(shape)}; expected one image (H, W, bands). A table of pixels, as from "
+                         "image.reshape(-1, 3), does not say which pixels are neighbours: give the image itself. "
+                         "(A grey image of so few columns: X[..., None].)")
 
 def _estimator_signature():
     "That of `segment`, for `DynaSeg.__init__`: scikit-learn reads the names of settings there."
