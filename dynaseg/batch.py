@@ -15,16 +15,18 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from fnmatch import fnmatch
 from inspect import signature
-from multiprocessing import connection, get_context
+from multiprocessing import connection, get_context, parent_process
 from numbers import Integral
 from pathlib import Path
 from random import Random
 from secrets import token_hex
+from threading import Thread
 from typing import NamedTuple
 
 import numpy as np
@@ -54,13 +56,19 @@ def find_images(
     Raises `FileNotFoundError` if there is none, `InputError` if none of them is input."""
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     results = Path(out).resolve()
-    names = [n for n in Photos(source).names if not (Path(source) / n).resolve().is_relative_to(results)]
+    names = [n for n in _all_images(source) if not (Path(source) / n).resolve().is_relative_to(results)]
     if not names:
         raise InputError(f"All images of {str(source)!r} lie in the output folder {str(out)!r}. "
                          "Choose one beside the photos, or below them.")
     fits = [n for n in names if any(fnmatch(n, p) for p in patterns)]
     if fits: return fits
     raise InputError(f"None of the {len(names)} images in {str(source)!r} fits {' or '.join(map(repr, patterns))}.")
+
+def _all_images(source):
+    "Raises `InputError` for folders in folders in folders, a thousand deep."
+    try: return Photos(source).names
+    except RecursionError as e:
+        raise InputError(f"The folders in {str(source)!r} are nested too deep to look through. Name one further inside.") from e
 
 def find_others(
     source: str | os.PathLike, # the folder
@@ -83,9 +91,13 @@ def find_others(
     for here, folders, files in os.walk(root, onerror=note):
         folders[:] = [name for name in folders if not name.startswith(".") and (Path(here) / name).resolve() != inside]
         links = [name for name in folders if (Path(here) / name).is_symlink()]
-        files = [name for name in files if not name.startswith(".") and Path(name).suffix.lower() not in IMAGE_SUFFIXES]
+        files = [name for name in files if not name.startswith(".") and not _is_image(Path(here) / name)]
         others += [(Path(here) / name).relative_to(root).as_posix() for name in (*links, *files)]
     return sorted(name for name in others if any(fnmatch(name, p) for p in patterns)), unread
+
+def _is_image(path):
+    "Whether it is a file, and an image by its name. Pipes, sockets and links that lead nowhere are none."
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
 
 # %% ../nbs/15_batch.ipynb #5f8646aa
 ROW = dict.fromkeys(("path", "bytes", "sha256", "size", "settings", "with_settings", "n_clusters",
@@ -217,7 +229,7 @@ class Manifest:
     ) -> bool:
         "Whether its results stand and belong to this content and these settings."
         row = self.rows.get(path)
-        if row is None or row["error"]: return False
+        if row is None or row["error"] or not row["outputs"]: return False
         if row["sha256"] != content or row["settings"] != settings: return False
         try: return all(sha256(self.out / name) == digest for name, digest in row["outputs"].items())
         except OSError: return False
@@ -234,16 +246,18 @@ class Manifest:
 def _row(line):
     "The row, or the note of a beginning, that a line holds; None if it holds neither."
     try: row = json.loads(line)
-    except ValueError: return None
+    except (ValueError, RecursionError): return None
     if not isinstance(row, dict): return None
-    if "begun" in row: return row
-    whole = ROW.keys() <= row.keys() and isinstance(row["outputs"], dict) and isinstance(row["with_settings"], dict)
-    return row if whole else None
+    if "begun" in row: return row if isinstance(row["begun"], str) else None
+    if not ROW.keys() <= row.keys(): return None
+    kinds = {"path": str, "outputs": dict, "with_settings": dict, "error": (str, type(None))}
+    return row if all(isinstance(row[name], kind) for name, kind in kinds.items()) else None
 
 # %% ../nbs/15_batch.ipynb #400b9884
 class Claims:
     "Locks of an output folder: one for each image, and one that all running processes have in common."
     COMMON = 2**62 # a byte beyond those of images
+    GATE = 2**62 + 1 # another, for whoever is about to begin
 
     def __init__(self,
         path: Path, # the lock file; is made
@@ -279,9 +293,25 @@ class Claims:
         "Gives an image back."
         self._lock(LOCK_UN, self._byte(name))
 
-    def enter(self):
-        "Takes the common lock; waits while another process has it alone."
-        self._lock(LOCK_SH, self.COMMON)
+    def enter(self,
+        key: str = "", # hash of the settings
+    ) -> bool:
+        "Takes the common lock, after whoever has it alone. False if a run with another key is at work: then it is not taken."
+        if lockf is None: return True
+        self._lock(LOCK_EX, self.GATE) # one at a time
+        try:
+            if self._lock(LOCK_EX | LOCK_NB, self.COMMON): self._write(key)
+            self._lock(LOCK_SH, self.COMMON)
+            if os.pread(self.fd, 64, 0) == key.encode(): return True
+            if not self.alone(): return False
+            self._write(key) # the others have left meanwhile
+            self._lock(LOCK_SH, self.COMMON)
+            return True
+        finally: self._lock(LOCK_UN, self.GATE)
+
+    def _write(self, key):
+        os.ftruncate(self.fd, 0)
+        os.pwrite(self.fd, key.encode(), 0)
 
     def alone(self) -> bool:
         "Leaves the common lock, and takes it alone if nobody else is there; False if somebody is."
@@ -489,7 +519,9 @@ class _Run:
         hidden.mkdir(parents=True, exist_ok=True)
         self.claims = Claims(hidden / "lock")
         try:
-            self.claims.enter()
+            if not self.claims.enter(self.job.key):
+                raise InputError(f"Another run is at work on {str(self.job.out)!r} with other settings. Wait until it has ended, "
+                                 "or choose another folder.")
             self.manifest = Manifest(self.job.out)
             with writing(self.manifest.own): pass # an empty file, whose name is on the disk
         except BaseException:
@@ -518,7 +550,10 @@ class _Run:
 
     def one(self, name, future, again, wait):
         "Does one image. Returns 'done', 'kept' or 'failed'; None if another process has it."
-        if not self.claims.take(name, wait): return None
+        if not self.claims.take(name):
+            if not wait: return None
+            self.say_waiting(name)
+            self.claims.take(name, wait=True)
         try:
             self.manifest.refresh()
             if self.settled(name) and not again:
@@ -528,6 +563,13 @@ class _Run:
             self.manifest.add(row)
             return "failed" if row["error"] else "done"
         finally: self.claims.give(name)
+
+    def say_waiting(self, name):
+        "Warns that another process has to finish first, which may have been stopped."
+        rank, _ = _world()
+        if rank > 0: return
+        warnings.warn(f"{name}: another process is at work on it; this run waits. If that process was stopped (kill -STOP, "
+                      "Ctrl-Z), let it go on or end it.", stacklevel=2)
 
     def through(self, names, tell, again=False, wait=False):
         "Does the images, tells what became of each, and returns those that another process has."
@@ -556,11 +598,17 @@ def _worker(rank, world, pipe, job, names, allow_pixels):
     Trouble with the output is left to the process that started it, which meets it too."""
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(world))
     signal.signal(signal.SIGINT, signal.SIG_IGN) # Ctrl-C is for that process as well
+    Thread(target=_end_with_parent, daemon=True).start()
     if allow_pixels: raise_pixel_limit(allow_pixels)
     try:
         with _Run(_Job(*job)) as run:
             run.all(names, lambda *what: pipe.send(what))
-    except OSError: sys.exit(1)
+    except (InputError, OSError): sys.exit(1)
+
+def _end_with_parent():
+    "Ends this process, whatever it is doing, when the one that started it has ended. What it has written is whole."
+    connection.wait([parent_process().sentinel])
+    os._exit(1)
 
 def _shared(workers, tell, job, names, allow_pixels):
     "Has that many processes do the images, and tells what they tell."
@@ -581,9 +629,14 @@ def _shared(workers, tell, job, names, allow_pixels):
                 try: tell(*pipe.recv())
                 except (EOFError, OSError): pipes.remove(pipe) # it has ended
     finally:
-        for process in processes:
-            process.terminate()
-            process.join()
+        for process in processes: process.terminate()
+        for process in processes: _end(process)
+
+def _end(process, seconds=5):
+    "Waits for a process that was asked to end; one that does not (it was stopped, say) is killed."
+    process.join(seconds)
+    if process.exitcode is None: process.kill()
+    process.join()
 
 # %% ../nbs/15_batch.ipynb #7d23763f
 class Summary(NamedTuple):
@@ -617,21 +670,31 @@ def _check_sharing(workers, settings):
         raise InputError(f"{own[0]} is of your own making: several processes cannot tell that they mean the same. "
                          "Run a single one.")
 
+def _useful(workers, names):
+    "How many workers to start: no more than there are images, and four for each core. Warns where cores are too few."
+    most = 4 * _cores()
+    if workers > most:
+        warnings.warn(f"workers={workers}: this machine has {_cores()} cores for them; {most} workers run.", stacklevel=3)
+    return min(workers, most, len(names))
+
 def _bar(names, progress):
     "The progress bar of this process's share; of several processes only the first draws one."
     from tqdm.auto import tqdm
     rank, world = _world()
     name = f"first of {world} processes" if world > 1 else None
     layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
-    return tqdm(total=len(names[rank::world]), unit=" images", disable=not progress or rank > 0, desc=name,
+    return tqdm(total=len(names[rank::world]), unit=" images", disable=not progress or rank > 0 or sys.stderr is None, desc=name,
                 bar_format=layout)
 
 def _counting(outcomes, bar):
     "A function that is told what became of an image, and keeps outcomes and bar."
+    failed = set()
     def tell(name, outcome):
         if outcome == "kept": outcomes.setdefault(name, outcome) # a helper may see as kept what another has just done
         else: outcomes[name] = outcome
-        if outcome == "failed": bar.set_postfix(failed=_count(outcomes, "failed"), refresh=False)
+        if outcome == "failed":
+            failed.add(name)
+            bar.set_postfix(failed=len(failed), refresh=False)
         bar.total = max(bar.total, len(outcomes)) # others' images come on top
         bar.update(len(outcomes) - bar.n)
     return tell
@@ -675,7 +738,7 @@ def segment_folder(
         if allow_pixels: raise_pixel_limit(allow_pixels)
         with _Run(work) as run, _bar(names, progress) as bar:
             tell = _counting(outcomes, bar)
-            if workers > 1: _shared(workers, tell, job, names, allow_pixels)
+            if workers > 1: _shared(_useful(workers, names), tell, job, names, allow_pixels)
             run.all([name for name in names if name not in outcomes], tell)
             run.manifest.refresh()
     finally: Image.MAX_IMAGE_PIXELS = limit

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import warnings
@@ -72,6 +73,17 @@ def _write(
         for name in files: os.replace(draft / name, folder / name)
     finally: shutil.rmtree(draft)
 
+def _check_place(
+    folder: Path, # for the files of a segmentation, may be there or not
+):
+    "Makes sure, before the work, that files can be written there. Raises `OSError`, which names the folder."
+    place = folder if folder.exists() else folder.parent
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".dynaseg-", dir=place): pass
+    except OSError as e:
+        raise OSError(e.errno, f"nothing can be written there ({e.strerror}), choose another --out", str(place)) from e
+
 def _recipe(settings):
     "The settings and the versions that made a result, as JSON text."
     import torch
@@ -94,10 +106,11 @@ def _each(
     from dynaseg.segmenter import segment
     try:
         _refuse_to_replace(folder, files, force, settings.get("pages") is not None)
+        _check_place(folder)
         found = segment(_input(image), **settings)
         return [_written(seg, name, folder / part, files, nodata) for seg, part in _parts(found)]
     except KeyboardInterrupt: raise typer.Exit(130)
-    except (ValueError, OSError, MemoryError, RuntimeError) as e: # RuntimeError: what PyTorch raises, out of memory above all
+    except Exception as e: # whatever a broken file or a library makes of it: the other images are done all the same
         return [{"image": name, "error": as_options(in_words(e))}]
 
 def _refuse_to_replace(folder, files, force, in_pages):
@@ -229,6 +242,7 @@ def _from_file(file):
 
 def _usage(text):
     print(f"error: {text}", file=sys.stderr)
+    if "--json" in sys.argv: print(json.dumps({"error": text}), flush=True)
     raise typer.Exit(2)
 
 # %% ../nbs/19_cli.ipynb #d717ec61
@@ -336,6 +350,7 @@ def _to_stdout(images, settings, nodata):
     from dynaseg.segmenter import segment
     if len(images) != 1: _usage(f"--out - takes one image; got {len(images)}.")
     if settings.get("pages") is not None: _usage("--out - takes one page; expected a number after --page.")
+    if sys.stdout.name == os.devnull: _usage("--out - writes to standard output, which is closed. Name a folder.")
     try:
         with tempfile.TemporaryDirectory() as folder:
             labels = segment(_input(images[0]), **settings).save(Path(folder) / "labels.png", nodata=nodata)
@@ -346,13 +361,14 @@ def _to_stdout(images, settings, nodata):
 
 # %% ../nbs/19_cli.ipynb #390ce3b4
 def _folders(images, out):
-    "One folder in `out` for each image: by its stem, or by its whole name where two have the same stem; exits with 2 where names are the same too."
+    "One folder in `out` for each image: by its stem; by its whole name where two have the same stem; by its path where names are the same too."
     stems = [_safe(image.stem) for image in images]
     names = [_safe(image.name) if stems.count(stem) > 1 else stem for image, stem in zip(images, stems)]
-    for name in {n for n in names if names.count(n) > 1}:
-        same = ", ".join(str(image) for image, n in zip(images, names) if n == name)
-        _usage(f"{same} would all be written to {str(out / name)!r}. Segment them in separate runs with another --out each.")
-    return [out / name for name in names]
+    same = {name for name in names if names.count(name) > 1}
+    if not same: return [out / name for name in names]
+    paths = [Path(os.path.abspath(image)) for image in images]
+    above = Path(os.path.commonpath([path.parent for path in paths]))
+    return [out / path.relative_to(above) if name in same else out / name for path, name in zip(paths, names)]
 
 def _safe(name):
     "The name of a folder below another, whatever the file is called."
@@ -499,11 +515,41 @@ def report_command(
 def main():
     "The command `dynaseg`; exit code 130 for Ctrl-C."
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE") # read when PyTorch is imported: threads that wait leave their core to other programs
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"): stream.reconfigure(errors="backslashreplace") # file names need not be text
     warnings.showwarning = _warning_line
+    _end_in_order()
     try: app(prog_name="dynaseg")
     except KeyboardInterrupt: sys.exit(130)
+    except OSError as e:
+        if _stdout_works(): raise
+        _fail(f"standard output cannot be written to ({e.strerror}). The files of finished images are whole.")
+    finally:
+        if not _stdout_works(): _fail("standard output cannot be written to. The files of finished images are whole.")
+
+def _open_streams():
+    "Programs without a console have no standard streams; what would be said there goes nowhere."
+    if sys.stdout is None: sys.stdout = open(os.devnull, "w")
+    if sys.stderr is None: sys.stderr = open(os.devnull, "w")
+
+def _end_in_order():
+    "SIGTERM and SIGHUP end the command as Ctrl-C does, with 128 and the signal's number: workers are ended and drafts removed."
+    def end(number, _): sys.exit(128 + number)
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None) # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL: signal.signal(number, end) # nohup has SIGHUP ignored
+
+def _stdout_works():
+    "Whether what was printed has arrived."
+    try: sys.stdout.flush()
+    except (OSError, ValueError): return False
+    return True
+
+def _fail(text):
+    print(f"error: {text}", file=sys.stderr)
+    sys.stdout = open(os.devnull, "w") # or Python would try once more
+    sys.exit(1)
 
 _said = set()
 

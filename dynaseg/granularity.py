@@ -20,13 +20,23 @@ from .words import document
 def enlarged(
     labels: np.ndarray, # (h, w) integers
     size: tuple[int, int], # (H, W) wanted, pixels; no smaller
+    strip: int = 256, # rows of the result looked at together; memory grows with it
 ) -> np.ndarray: # (H, W), of the same dtype
     "The label map at another size: at each pixel the label with the largest bilinear weight."
     if labels.shape == tuple(size): return labels
-    (top, below, v), (left, right, u) = (_between(N, n) for N, n in zip(size, labels.shape))
-    rows = [np.take(labels, at, 0) for at in (top, below)]
-    corners = [np.take(row, at, 1) for row in rows for at in (left, right)]
-    result = corners[0].copy()
+    rows, columns = (_between(N, n) for N, n in zip(size, labels.shape))
+    result = np.empty(size, labels.dtype)
+    for top in range(0, size[0], strip):
+        some = slice(top, top + strip)
+        result[some] = _elected(labels, [part[some] for part in rows], columns)
+    return result
+
+def _elected(labels, rows, columns):
+    "The labels at these rows and columns: of the four places around each, the label with the largest weight."
+    top, below, v = rows
+    left, right, u = columns
+    corners = [np.take(np.take(labels, y, 0), x, 1) for y in (top, below) for x in (left, right)]
+    result = corners[0]
     mixed = (corners[0] != corners[1]) | (corners[0] != corners[2]) | (corners[0] != corners[3])
     i, j = mixed.nonzero()
     ids = np.stack([corner[i, j] for corner in corners])

@@ -100,13 +100,30 @@ def overlay(
     alpha: float = 0.45, # opacity of the colours, 0 (photo only) to 1 (labels only)
     edges: bool = True, # draw the boundaries between labels
 ) -> np.ndarray: # (H, W, 3) uint8
-    "The photo under the translucent label map, with white boundaries; light grey without a label. Raises `InputError` for sizes that differ."
-    from skimage.segmentation import find_boundaries
+    """The photo under the translucent label map, with white boundaries; light grey without a label.
+
+    Raises `InputError` for sizes that differ."""
     image = _photo_of(image, labels)
-    picture = (1 - alpha) * as_rgb(image) + alpha * label_picture(labels) / 255
-    picture[labels < 0] = NO_DATA / 255
-    if edges: picture[find_boundaries(labels, mode="inner")] = 1
-    return (picture * 255).round().astype(np.uint8)
+    colours = label_colours(max(int(labels.max()), 0) + 1)
+    tints = alpha * (colours * 255).round().astype(np.uint8) / 255
+    picture = np.empty((*labels.shape, 3), np.uint8)
+    for rows in _strips(len(labels)):
+        picture[rows] = ((1 - alpha) * as_rgb(image[rows]) + tints[labels[rows]]) * 255 + 0.5
+        picture[rows][labels[rows] < 0] = NO_DATA
+    if edges: _draw_edges(picture, labels)
+    return picture
+
+def _draw_edges(picture, labels):
+    "Makes pixels white that have a neighbour with another label."
+    from skimage.segmentation import find_boundaries
+    for rows in _strips(len(labels)):
+        first = max(rows.start - 1, 0) # with the rows above and below
+        edge = find_boundaries(labels[first: rows.stop + 1], mode="inner")[rows.start - first:]
+        picture[rows][edge[: rows.stop - rows.start]] = 255
+
+def _strips(n, rows=256):
+    "Slices of n rows, so many at a time: what is computed in between needs little memory."
+    return [slice(top, min(top + rows, n)) for top in range(0, n, rows)]
 
 # %% ../nbs/01_labels.ipynb #h000000a
 def show(

@@ -7,6 +7,7 @@ __all__ = ['REASONS', 'MOST_VALUES', 'many_net', 'ManySteps', 'fit_many', 'batch
 
 # %% ../nbs/12_many.ipynb #06ab0004
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,7 @@ from torch import nn
 from .network import ResponseNet
 from .images import InputError, read_image, working_size
 from .loss import loss_gradient
-from .fit import kept_memory, precision, sgd_step
+from .fit import fixed_threads, kept_memory, precision, sgd_step
 from .segmenter import SETTINGS, Checked, Fitted, Segmentation, check_settings, finish, prepare, reading_of, watched
 from .words import document
 
@@ -120,19 +121,19 @@ def fit_many(
     calm, ended = torch.zeros_like(floors), torch.zeros_like(floors)
     last = -1
     for t in range(T + 1):
-        r = _responses(net, x, autocast)
+        with fixed_threads(x): r = _responses(net, x, autocast)
         response = r.detach()
         labels = response.max(1).indices
         n_labels = floors.new_zeros(len(x), q).scatter_(1, labels.flatten(1), 1).sum(1)
         w = weights[n_labels.maximum(floors).clamp(min=1)]
-        sim, con, gradient = loss_gradient(response, labels, w[:, None, None, None])
+        with fixed_threads(x): sim, con, gradient = loss_gradient(response, labels, w[:, None, None, None])
         changed = (labels != last).flatten(1).float().mean(1)
         calm = torch.where(changed < tol, calm + 1, 0)
         ended = _why_ended(ended, n_labels, floors, calm, patience)
         yield ManySteps(response, labels, n_labels, sim, con, sim + w * con, ended)
         if t == T: return
         net.zero_grad()
-        r.backward(gradient)
+        with fixed_threads(x): r.backward(gradient)
         _update(net, velocities, ended, lr=lr, momentum=momentum, weight_decay=weight_decay)
         last = labels
 
@@ -283,7 +284,8 @@ def segment_many(
     finished = {}
     # the process has one list of filters for warnings; threads that change it and set it back may leave a wrong one
     # behind
-    with warnings.catch_warnings(), _sharing(workers) as pool, tqdm(total=len(images), delay=1, disable=not progress,
+    with warnings.catch_warnings(), _sharing(workers) as pool, tqdm(total=len(images), delay=1,
+                                                                    disable=not progress or sys.stderr is None,
                                                                     desc="photos", leave=False) as bar:
         def begin(where): return [pool.submit(_prepared, images[i], checked) for i in where]
         next_ones = begin(groups[0] if groups else [])

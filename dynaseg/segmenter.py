@@ -31,7 +31,7 @@ from sklearn.base import BaseEstimator, ClusterMixin
 
 from .export import Table, coco, geojson, pieces, polygons, svg, table, write_ome, write_png, write_table, write_tiff
 from .extractors import Extractor
-from .fit import Step, fit, kept_memory, precision, settled
+from .fit import Step, fit, fixed_threads, kept_memory, precision, settled
 from .granularity import Hierarchy
 from .hints import Scribbles, marks_at, read_scribbles, scribble_hint
 from .images import InputError, check_reading, filled, pages as all_pages, read_image, standardise, to_tensor, valid_at, working_size
@@ -109,7 +109,9 @@ MU["segments"] = MU["clusters"]
 @dataclass(eq=False)
 class Segmentation:
     "One photo, segmented. In a notebook it shows itself as a picture."
-    labels: np.ndarray # (H, W) int64, ids from 0 by falling area (`seeded`: the numbers of the strokes); -1 where there are no data
+    # (H, W) int64, ids from 0 by falling area (`seeded`: the numbers of the strokes); -1 where there are no data.
+    # scikit-image's regionprops leaves 0 out: give it labels + 1
+    labels: np.ndarray
     image: np.ndarray # (H, W, C) float32 in [0, 1]
     floor: int | None # least number of labels: opt_nC of the silhouette phase, or `min_labels`; None without one
     stop_reason: str # why the fit ended: "floor", "converged", "iterations" or "interrupted"
@@ -406,7 +408,7 @@ def _watch(
     step = None
     reason = "iterations"
     start = time.perf_counter()
-    with tqdm(total=T, delay=1, disable=not progress, desc="fit", unit="it", leave=False) as bar:
+    with tqdm(total=T, delay=1, disable=not progress or sys.stderr is None, desc="fit", unit="it", leave=False) as bar:
         try:
             for step in steps:
                 rows.append((*step[2:], time.perf_counter() - start))
@@ -656,7 +658,7 @@ def _scribbles(settings, size, valid):
 def _clustered(on, image, valid, net, x, seen):
     "What the silhouette phase clusters: the image, or the feature map before the fit, (h, w, p); of pixels with data alone, (n, p)."
     if on == "image": return image if valid is None else image[valid]
-    with torch.no_grad(), over_valid(net, seen): maps = net.features(x)[0].permute(1, 2, 0)
+    with torch.no_grad(), over_valid(net, seen), fixed_threads(x): maps = net.features(x)[0].permute(1, 2, 0)
     return (maps if seen is None else maps[seen]).cpu().numpy()
 
 def _floor(pixels, settings):
@@ -837,13 +839,25 @@ class DynaSeg(ClusterMixin, BaseEstimator):
         X, # one image, as `segment` takes it
         y=None, # ignored
     ) -> "DynaSeg":
-        "Segments the image; returns self. Raises what `segment` raises, and `InputError` for pages=\"all\"."
+        """Segments the image; returns self.
+
+        Raises what `segment` raises, and `InputError` for a table of pixels, which has lost its rows and columns, and
+        for pages="all"."""
         if self.pages is not None:
             raise InputError(f"pages={self.pages!r}: an estimator is for one image. Take segment(stack, pages='all'), or page=1.")
+        _refuse_table(X)
         self.segmentation_ = segment(X, **self.get_params())
         self.labels_ = self.segmentation_.labels
         self.n_clusters_ = self.segmentation_.n_clusters
         return self
+
+def _refuse_table(X):
+    "Raises `InputError` for (pixels, bands), as scikit-learn's other clusterers take them."
+    shape = np.shape(X) if hasattr(X, "shape") else ()
+    if len(shape) == 2 and shape[1] <= 4 < shape[0]:
+        raise InputError(f"X has the shape {tuple(shape)}; expected one image (H, W, bands). A table of pixels, as from "
+                         "image.reshape(-1, 3), does not say which pixels are neighbours: give the image itself. "
+                         "(A grey image of so few columns: X[..., None].)")
 
 def _estimator_signature():
     "That of `segment`, for `DynaSeg.__init__`: scikit-learn reads the names of settings there."
