@@ -109,9 +109,7 @@ MU["segments"] = MU["clusters"]
 @dataclass(eq=False)
 class Segmentation:
     "One photo, segmented. In a notebook it shows itself as a picture."
-    # (H, W) int64, ids from 0 by falling area (`seeded`: the numbers of the strokes); -1 where there are no data.
-    # scikit-image's regionprops leaves 0 out: give it labels + 1
-    labels: np.ndarray
+    labels: np.ndarray # (H, W) int64, ids from 0 by falling area, -1: no data; for scikit-image's regionprops add 1
     image: np.ndarray # (H, W, C) float32 in [0, 1]
     floor: int | None # least number of labels: opt_nC of the silhouette phase, or `min_labels`; None without one
     stop_reason: str # why the fit ended: "floor", "converged", "iterations" or "interrupted"
