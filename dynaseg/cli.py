@@ -77,9 +77,8 @@ def _check_place(
     folder: Path, # for the files of a segmentation, may be there or not
 ):
     "Makes sure, before the work, that files can be written there. Raises `OSError`, which names the folder."
-    place = folder if folder.exists() else folder.parent
+    place = next(path for path in (folder, *folder.parents) if path.exists())
     try:
-        place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".dynaseg-", dir=place): pass
     except OSError as e:
         raise OSError(e.errno, f"nothing can be written there ({e.strerror}), choose another --out", str(place)) from e

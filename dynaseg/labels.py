@@ -74,8 +74,10 @@ def label_picture(
     "The label map in colours: those of `label_colours`, or the mean of an image's; light grey without a label. Raises `InputError` for sizes that differ."
     grey = (NO_DATA,) * 3
     if image is None:
-        colours = (label_colours(int(labels.max(initial=-1)) + 1) * 255).round().astype(np.uint8)
-        return np.vstack([colours, np.array([grey], np.uint8)])[np.maximum(labels, -1)]
+        most = int(labels.max()) if labels.size else -1
+        colours = (label_colours(most + 1) * 255).round().astype(np.uint8)
+        palette = np.vstack([colours, np.array([grey], np.uint8)])
+        return palette[labels if labels.dtype.kind == "u" else np.maximum(labels, -1)]
     from skimage.color import label2rgb
     image = _photo_of(image, labels)
     return (label2rgb(labels, as_rgb(image), kind="avg", bg_label=-1, bg_color=np.divide(grey, 255)) * 255).round().astype(np.uint8)

@@ -193,7 +193,8 @@ def test_every_option_reaches_the_library(cli, monkeypatch):
                   tol=0.1, cluster_level=0.9, max_pixels=300, seed=9, device="cpu")
     args = [part for name, value in wanted.items() for part in (f"--{name.replace('_', '-')}", value)]
     wanted |= dict(axes="CYX", page=3, value_range=(0.0, 4095.0), nodata=[-9999.0, 0.0], mask="region.png")
-    args += ["--axes", "CYX", "--page", "3", "--value-range", "0", "4095", "--nodata", "-9999,0", "--mask", "region.png"]
+    wanted |= dict(scribbles="strokes.png", unmarked=255, only_scribbled=True)
+    args += ["--scribbles", "strokes.png", "--unmarked", "255", "--only-scribbled", "--axes", "CYX", "--page", "3", "--value-range", "0", "4095", "--nodata", "-9999,0", "--mask", "region.png"]
     assert cli("segment", "photo.png", *args, "--no-progress", "--no-freeze", "--standardised", "--autocast")[0] == 1
     assert seen == wanted | dict(progress=False, freeze=False, standardised=True, autocast=True)
     assert set(seen) == set(inspect.signature(segment).parameters) - {*NOT_OPTIONS}
@@ -374,14 +375,17 @@ def test_two_images_of_one_stem_get_folders_by_their_whole_names(cli, folder, ph
                                       for n in (name, *(f"{name}/{file}" for file in FILES)))
 
 
-def test_two_images_for_one_folder_are_refused(cli, folder, photo):
+def test_images_of_one_name_have_folders_of_their_own(cli, folder, photo):
     (folder / "below").mkdir()
     Image.fromarray(photo).save("below/photo.png")
-    for pair in (["photo.png", "below/photo.png"], ["photo.png", "photo.png"]):
-        code, out, err = cli("segment", *pair, *SMALL)
-        assert code == 2 and len(err.splitlines()) == 1
-        for word in [*pair, "--out"]: assert word in err
-    assert tree(folder) == ["below", "below/photo.png", "photo.png"]
+    assert cli("segment", "photo.png", "below/photo.png", *SMALL)[0] == 0
+    for place in ("photo.png", "below/photo.png"): assert (folder / "segments" / place / "labels.png").is_file()
+
+
+def test_one_image_twice_is_done_once(cli, folder):
+    code, out, err = cli("segment", "photo.png", "photo.png", *SMALL)
+    assert code == 1 and len(err.splitlines()) == 1 and "exists" in err and "--force" in err
+    assert len(list(folder.rglob("labels.png"))) == 1
 
 
 def bad_files(folder):

@@ -1078,7 +1078,8 @@ def test_every_setting_is_passed_on(photo, tmp_path):
     mask = tmp_path / "mask.png"
     Image.fromarray(np.tri(24, 30, 20) > 0).save(mask)
     settings = dict(axes="YXC", page=1, pages=None, value_range=(0.0, 200.0), nodata=False, mask=str(mask), preset="paper", variant="scf", mu=40.0, min_labels=3, on="features", features="cnn", weights=None, freeze=False, M=2, p=6, q=7,
-                    standardised=True, padding="replicate", T=3, lr=0.2, momentum=0.5, weight_decay=0.01, tol=0.1, max_pixels=300, cluster_level=0.5, n_segments=None, n_clusters=3, level=None, min_size=4, seed=9, device="cpu", autocast=True)
+                    standardised=True, padding="replicate", T=3, lr=0.2, momentum=0.5, weight_decay=0.01, tol=0.1, max_pixels=300, cluster_level=0.5, n_segments=None, n_clusters=3, level=None, min_size=4, seed=9, device="cpu", autocast=True,
+                    scribbles=None, unmarked=0, only_scribbled=False)
     assert set(settings) == set(inspect.signature(segment).parameters) - {"image", "progress", "callback"}
     model = DynaSeg(progress=False, callback=None, **settings).fit(photo)
     assert {name: model.segmentation_.settings[name] for name in settings} == settings
