@@ -598,7 +598,7 @@ def test_ctrl_c_with_workers_leaves_nothing_half_written(process, album, photo):
     child = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
                              preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     try:
-        while not list(album.glob("out/*.labels.png")) and child.poll() is None: time.sleep(0.01)
+        while len(list(album.glob("out/*.labels.png"))) < 4 and child.poll() is None: time.sleep(0.01)
         os.killpg(child.pid, signal.SIGINT)
         said, err = child.communicate(timeout=120)
         assert child.returncode == 130 and b"Traceback" not in err and said == b"", err.decode()
