@@ -118,18 +118,26 @@ def test_format_says_what_is_written(cli, folder, photo):
     assert (code, err) == (0, "")
     said = json.loads(out)
     names = ["labels.tif", "regions.csv", "regions.geojson", "coco.json", "overlay.png", "history.csv", "settings.json"]
-    assert said["files"] == [str(Path("segments", "photo", name)) for name in names] and sorted(names) == sorted(os.listdir(folder / "segments" / "photo"))
-    assert said["labels"].endswith("labels.tif") and said["regions"].endswith("regions.csv") and said["regions.geojson"].endswith("regions.geojson")
+    assert said["files"] == [str(Path("segments", "photo", name)) for name in names]
+    assert sorted(names) == sorted(os.listdir(folder / "segments" / "photo"))
+    assert said["labels"].endswith("labels.tif")
+    assert said["regions"].endswith("regions.csv")
+    assert said["regions.geojson"].endswith("regions.geojson")
     labels = np.asarray(Image.open(said["labels"]))
     rows = (folder / said["regions"]).read_text().splitlines()
-    assert rows[0].startswith("id,cluster,area") and len(rows) - 1 == len(json.loads(Path(said["regions.geojson"]).read_text())["features"])
+    assert rows[0].startswith("id,cluster,area")
+    assert len(rows) - 1 == len(json.loads(Path(said["regions.geojson"]).read_text())["features"])
     assert said["n_labels"] == labels.max() + 1
 
 
 @pytest.mark.parametrize("wrong", ["gif", "png,jpg", "", ","])
 def test_formats_that_are_not_known(cli, folder, wrong):
     code, out, err = cli("segment", "photo.png", "--format", wrong, *SMALL)
-    assert code == 2 and out == "" and "--format" in err and "ome.tif, csv, parquet, geojson" in err and not (folder / "segments").exists()
+    assert code == 2
+    assert out == ""
+    assert "--format" in err
+    assert "ome.tif, csv, parquet, geojson" in err
+    assert not (folder / "segments").exists()
 
 
 def test_parquet_without_pyarrow_is_said_before_the_work(cli, folder, monkeypatch):
@@ -193,7 +201,8 @@ def test_every_option_reaches_the_library(cli, monkeypatch):
                   tol=0.1, cluster_level=0.9, max_pixels=300, seed=9, device="cpu")
     args = [part for name, value in wanted.items() for part in (f"--{name.replace('_', '-')}", value)]
     wanted |= dict(axes="CYX", page=3, value_range=(0.0, 4095.0), nodata=[-9999.0, 0.0], mask="region.png")
-    args += ["--axes", "CYX", "--page", "3", "--value-range", "0", "4095", "--nodata", "-9999,0", "--mask", "region.png"]
+    args += ["--axes", "CYX", "--page", "3", "--value-range", "0", "4095", "--nodata", "-9999,0", "--mask",
+             "region.png"]
     assert cli("segment", "photo.png", *args, "--no-progress", "--no-freeze", "--standardised", "--autocast")[0] == 1
     assert seen == wanted | dict(progress=False, freeze=False, standardised=True, autocast=True)
     assert set(seen) == set(inspect.signature(segment).parameters) - {*NOT_OPTIONS}
@@ -250,10 +259,13 @@ def test_a_page_and_all_pages(cli, stack):
     assert code == 1 and "exists" in err
 
 
-@pytest.mark.parametrize("args, code, words", [(["--page", "x"], 2, "--page 'x'"), (["--page", "4"], 1, "--page 4; 'stack.tif' has 3 pages"),
-                                               (["--nodata", "x"], 2, "--nodata 'x'"), (["--value-range", "5", "1"], 2, "--value-range 5.0 1.0"),
-                                               (["--axes", "CY"], 2, "--axes 'CY'"), (["--mask", "no.png", "--page", "1"], 1, "There is no file 'no.png'"),
-                                               (["--page", "all", "--out", "-"], 2, "--out - takes one page")])
+@pytest.mark.parametrize("args, code, words",
+                         [(["--page", "x"], 2, "--page 'x'"), (["--page", "4"], 1, "--page 4; 'stack.tif' has 3 pages"),
+                          (["--nodata", "x"], 2, "--nodata 'x'"),
+                          (["--value-range", "5", "1"], 2, "--value-range 5.0 1.0"),
+                          (["--axes", "CY"], 2, "--axes 'CY'"),
+                          (["--mask", "no.png", "--page", "1"], 1, "There is no file 'no.png'"),
+                          (["--page", "all", "--out", "-"], 2, "--out - takes one page")])
 def test_mistakes_about_what_is_read(cli, stack, args, code, words):
     found, out, err = cli("segment", "stack.tif", *args, *SMALL)
     assert (found, out) == (code, "") and words in err
@@ -273,7 +285,8 @@ def test_masks_and_fill_values(cli, folder, photo):
     np.save("heights.npy", heights)
     code, out, err = cli("segment", "heights.npy", "-o", "c", *SMALL)
     assert code == 0 and "--nodata -9999" in err and "--nodata none" in err and "value_range" not in err
-    assert cli("segment", "heights.npy", "-o", "d", "--nodata", "-9999", "--value-range", "0", "255", *SMALL)[::2] == (0, "")
+    assert cli("segment", "heights.npy", "-o", "d", "--nodata", "-9999", "--value-range", "0", "255",
+               *SMALL)[::2] == (0, "")
     assert cli("segment", "heights.npy", "-o", "e", "--nodata", "none", *SMALL)[0] == 0
     outs = [(np.asarray(Image.open(f"{name}/heights/labels.png")) == 255) for name in "cde"]
     assert (outs[0] == ~mask).all() and (outs[1] == ~mask).all() and not outs[2].any()

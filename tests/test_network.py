@@ -240,11 +240,14 @@ def test_places_are_exact_where_scores_are_not(dtype):
 # --- pixels without data
 
 def test_a_batch_norm_over_the_pixels_with_data():
-    "By hand: 1 and 3 have mean 2 and spread 1; the third pixel, whatever it holds, gets what its neighbour gets. Afterwards all is as it was."
+    """By hand: 1 and 3 have mean 2 and spread 1; the third pixel, whatever it holds, gets what its neighbour gets.
+
+    Afterwards all is as it was."""
     norm = torch.nn.BatchNorm2d(1, eps=1e-12)
     for third in (99.0, -7.0):
         row = torch.tensor([1.0, 3, third]).reshape(1, 1, 1, 3)
-        with over_valid(norm, torch.tensor([[True, True, False]])): torch.testing.assert_close(norm(row).flatten(), torch.tensor([-1.0, 1, 1]))
+        with over_valid(norm, torch.tensor([[True, True, False]])):
+            torch.testing.assert_close(norm(row).flatten(), torch.tensor([-1.0, 1, 1]))
         assert norm(row).flatten()[2].abs() > 1 and "forward" not in vars(norm)
 
 
@@ -264,7 +267,9 @@ def test_a_network_does_not_see_what_has_no_data():
 
 def test_without_holes_nothing_is_changed():
     net, x = cnn_net(3, M=1, p=4, q=5), torch.rand(1, 3, 5, 6)
-    with over_valid(net, None): assert torch.equal(net(x), net(x)) and not any("forward" in vars(layer) for layer in net.modules())
+    with over_valid(net, None):
+        assert torch.equal(net(x), net(x))
+        assert not any("forward" in vars(layer) for layer in net.modules())
     plain = net(x)
     with over_valid(net, torch.ones(5, 6, dtype=torch.bool)): torch.testing.assert_close(net(x), plain)
 

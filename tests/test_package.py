@@ -91,7 +91,8 @@ def test_metadata_says_what_settings_ini_says(wheel, settings):
     assert meta["Requires-Python"] == f">={settings['min_python']}"
     needs = [r for r in meta.get_all("Requires-Dist") if "extra" not in r]
     assert sorted(r.replace(" ", "") for r in needs) == sorted(settings["requirements"].split())
-    extras = {name.removesuffix("_requirements"): settings[name].split() for name in settings if name.endswith("_requirements")}
+    extras = {name.removesuffix("_requirements"): settings[name].split() for name in settings
+              if name.endswith("_requirements")}
     assert sorted(meta.get_all("Provides-Extra")) == sorted(extras) == ["dev", "geo", "napari", "parquet", "timm"]
     plain = lambda requirement: (requirement.name, requirement.specifier) # without the marker
     for extra, packages in extras.items():
