@@ -285,8 +285,8 @@ def test_masks_and_fill_values(cli, folder, photo):
     np.save("heights.npy", heights)
     code, out, err = cli("segment", "heights.npy", "-o", "c", *SMALL)
     assert code == 0 and "--nodata -9999" in err and "--nodata none" in err and "value_range" not in err
-    assert cli("segment", "heights.npy", "-o", "d", "--nodata", "-9999", "--value-range", "0", "255",
-               *SMALL)[::2] == (0, "")
+    assert (cli("segment", "heights.npy", "-o", "d", "--nodata", "-9999", "--value-range", "0", "255", *SMALL)[::2]
+            == (0, ""))
     assert cli("segment", "heights.npy", "-o", "e", "--nodata", "none", *SMALL)[0] == 0
     outs = [(np.asarray(Image.open(f"{name}/heights/labels.png")) == 255) for name in "cde"]
     assert (outs[0] == ~mask).all() and (outs[1] == ~mask).all() and not outs[2].any()

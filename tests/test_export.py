@@ -167,8 +167,8 @@ def test_polygons_are_valid_by_shapely(labels):
 def test_coordinates_on_the_map():
     features = polygons(np.array([[0, 1], [0, 1]]), tags())
     ring = features[1]["geometry"]["coordinates"][0]
-    assert set(map(tuple, ring)) == {(500_010, 5_300_000), (500_020, 5_300_000), (500_020, 5_299_980),
-                                     (500_010, 5_299_980)}
+    assert (set(map(tuple, ring))
+            == {(500_010, 5_300_000), (500_020, 5_300_000), (500_020, 5_299_980), (500_010, 5_299_980)})
     assert polygons(np.array([[0, 1]]), tags(), crs="pixels") == polygons(np.array([[0, 1]]))
     assert polygons(np.array([[0, 1]]), tags(), crs="epsg:32632") == polygons(np.array([[0, 1]]), tags())
 
@@ -235,8 +235,8 @@ def test_place_by_hand(byteorder):
     assert place_of(tags(byteorder=byteorder)) == Place((10, 0, 500_000, 0, -10, 5_300_000), 32632, "m", (10, 10))
     # the tags name the middle of the pixel
     assert place_of(tags(byteorder=byteorder, point=True)).transform == (10, 0, 499_995, 0, -10, 5_300_005)
-    assert place_of(tags(8, 48, 0.5, byteorder, epsg=4326, projected=False,
-                         unit=None)) == Place((0.5, 0, 8, 0, -0.5, 48), 4326, "degree", (0.5, 0.5))
+    assert (place_of(tags(8, 48, 0.5, byteorder, epsg=4326, projected=False, unit=None))
+            == Place((0.5, 0, 8, 0, -0.5, 48), 4326, "degree", (0.5, 0.5)))
     assert place_of(tags(unit=None)).unit is None  # the CRS has one, and the file does not say which
 
 
@@ -297,15 +297,15 @@ IMAGE = np.stack([np.arange(24).reshape(4, 6) / 24, np.where(SMALL == 2, 1.0, 0.
 def test_table_by_hand():
     columns = table(SMALL, IMAGE, {"value_range": (0, 24)})
     assert isinstance(columns, Table)
-    assert list(columns)[:10] == ["id", "cluster", "area", "top", "left", "bottom", "right", "centroid_y", "centroid_x",
-                                  "perimeter"]
+    assert (list(columns)[:10]
+            == ["id", "cluster", "area", "top", "left", "bottom", "right", "centroid_y", "centroid_x", "perimeter"])
     rows = columns.rows()
     assert [row["id"] for row in rows] == [0, 1, 2, 3, 4]
     assert [row["cluster"] for row in rows] == [1, 3, 0, 2, 0]
     assert [row["area"] for row in rows] == [10, 5, 4, 2, 1]
     hole = rows[3]  # the two pixels (1, 3) and (1, 4), whose values are 9 and 10
-    assert (hole["top"], hole["left"], hole["bottom"], hole["right"], hole["centroid_y"],
-            hole["centroid_x"]) == (1, 3, 2, 5, 1, 3.5)
+    assert ((hole["top"], hole["left"], hole["bottom"], hole["right"], hole["centroid_y"], hole["centroid_x"])
+            == (1, 3, 2, 5, 1, 3.5))
     assert hole["mean_1"] == pytest.approx(9.5)
     assert hole["spread_1"] == pytest.approx(0.5)
     assert hole["mean_2"] == 24
@@ -376,8 +376,8 @@ def test_a_table_as_parquet(tmp_path):
     from pyarrow import parquet
     columns = table(SMALL, IMAGE)
     write_table(columns, tmp_path / "a.parquet")
-    assert parquet.read_table(tmp_path / "a.parquet").to_pydict() == {name: column.tolist()
-                                                                      for name, column in columns.items()}
+    assert (parquet.read_table(tmp_path / "a.parquet").to_pydict()
+            == {name: column.tolist() for name, column in columns.items()})
 
 
 def test_parquet_without_pyarrow(tmp_path, monkeypatch):
@@ -495,8 +495,7 @@ def test_ome_tiff_has_axes_and_the_size_of_a_pixel(tmp_path):
             assert words in file.ome_metadata
         assert (file.asarray() == np.where(SMALL < 0, 255, SMALL)).all()
     with tifffile.TiffFile(tmp_path / "b.ome.tif") as file:
-        assert file.series[0].axes == "ZYX"
-        assert file.series[0].shape == (2, 4, 6)
+        assert file.series[0].axes == "ZYX" and file.series[0].shape == (2, 4, 6)
     assert place_of(read_image(tmp_path / "a.ome.tif").meta) == Place(unit="um", size=(0.5, 0.25))
 
 
@@ -543,9 +542,8 @@ def test_a_drawing_is_well_formed_and_has_a_path_for_each_segment():
     from xml.etree import ElementTree
     root = ElementTree.fromstring(svg(SMALL))
     assert root.get("viewBox") == "0 0 6 4"
-    assert [(p.get("id"), p.get("data-cluster")) for p in root] == [("segment-0", "1"), ("segment-1", "3"),
-                                                                    ("segment-2", "0"), ("segment-3", "2"),
-                                                                    ("segment-4", "0")]
+    assert ([(p.get("id"), p.get("data-cluster")) for p in root]
+            == [("segment-0", "1"), ("segment-1", "3"), ("segment-2", "0"), ("segment-3", "2"), ("segment-4", "0")])
     assert root[2].get("fill") == root[4].get("fill") != root[0].get("fill")
 
 

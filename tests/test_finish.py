@@ -71,8 +71,6 @@ def test_a_second_time_changes_nothing(finish, repaired):
 
 
 def test_no_stylesheet_fetches_a_font(finish):
-    assert (
-        finish.without_foreign_fonts('@import url("https://fonts.googleapis.com/css2?family=A&display=swap");p{}')
-        == "p{}"
-    )
+    assert (finish.without_foreign_fonts('@import url("https://fonts.googleapis.com/css2?family=A&display=swap");p{}')
+            == "p{}")
     assert finish.without_foreign_fonts("@import 'own.css';p{}") == "@import 'own.css';p{}"

@@ -57,13 +57,15 @@ def test_without_a_network_no_seed_matters():
 
 
 def test_rows_of_a_photo_by_hand():
-    """Against one truth of six squares and one of two halves, each 16 x 16 x 6 pixels. The truth itself covers the first wholly and of each half a third: (1 + 1/3) / 2.
+    """Against one truth of six squares and one of two halves, each 16 x 16 x 6 pixels.
+
+    The truth itself covers the first wholly and of each half a third: (1 + 1/3) / 2.
     The page covers a sixth of each square and half of each half: (1/6 + 1/2) / 2."""
     rows = rows_of_photo(Scored("p", 0), ladder(TRUTH, np.zeros_like(TRUTH)), seed=5)
-    assert [(row["level"], row["n_labels"], row["seed"], row["error"])
-            for row in rows] == [(0, 6, 5, ""), (1, 1, 5, "")]
-    assert [row["covering_sum"] / row["covering_count"]
-            for row in rows] == pytest.approx([(1 + 1 / 3) / 2, (1 / 6 + 1 / 2) / 2])
+    assert ([(row["level"], row["n_labels"], row["seed"], row["error"]) for row in rows]
+            == [(0, 6, 5, ""), (1, 1, 5, "")])
+    assert ([row["covering_sum"] / row["covering_count"] for row in rows]
+            == pytest.approx([(1 + 1 / 3) / 2, (1 / 6 + 1 / 2) / 2]))
 
 
 def test_a_method_that_fails_is_a_blank_page_with_its_error():
@@ -120,7 +122,9 @@ def test_boundaries_are_scored_too(photos, tmp_path):
 
 
 def test_differences_choose_the_level_anew():
-    """Method b is best at level 0 on photos 0 and 1, at level 1 on photo 2; a is a page. Drawn photos change the level, so the interval is wider than at one level,
+    """Method b is best at level 0 on photos 0 and 1, at level 1 on photo 2; a is a page.
+
+    Drawn photos change the level, so the interval is wider than at one level,
     and the difference itself is that of the two tables."""
     page = np.zeros_like(TRUTH)
     photos = [Scored(f"p{i}", i, (truth,)) for i, truth in enumerate((TRUTH, TRUTH, HALF))]

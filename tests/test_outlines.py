@@ -40,9 +40,8 @@ def test_the_graph_counts_every_pair_of_neighbours(patches, seed):
             b = patches[y + dy, x + dx]
             line = inner[a] if a == b else border.setdefault((min(a, b), max(a, b)), np.zeros(3))
             line[:] += (1, *(g[y, x] for g in steps))
-    assert {tuple(e): tuple(np.round(l, 4)) for e, l in zip(graph.edges.tolist(),
-                                                            graph.border)} == {e: tuple(np.round(l, 4))
-                                                                               for e, l in border.items()}
+    assert ({tuple(e): tuple(np.round(l, 4)) for e, l in zip(graph.edges.tolist(), graph.border)}
+            == {e: tuple(np.round(l, 4)) for e, l in border.items()})
     np.testing.assert_allclose(graph.inner, inner, atol=1e-4)
     np.testing.assert_allclose(graph.features, [colours[patches == a].mean(0) for a in range(patches.max() + 1)],
                                atol=1e-5)
@@ -143,7 +142,9 @@ def test_texture_by_its_definition(h, w, q):
 
 
 def test_co_occurrence_by_hand():
-    """0 1 0 1 over 2 2 2 2, pairs one pixel apart: three 0-1 and three 2-2 across, two 0-2 and two 1-2 down. Of 20 ordered pairs 6 are 0-1,
+    """0 1 0 1 over 2 2 2 2, pairs one pixel apart: three 0-1 and three 2-2 across, two 0-2 and two 1-2 down.
+
+    Of 20 ordered pairs 6 are 0-1,
     6 are 2-2, 4 each are 0-2 and 1-2; 0 and 1 stand in 5 each, 2 in 10."""
     soft = np.eye(3, dtype=np.float32)[[[0, 1, 0, 1], [2, 2, 2, 2]]]
     expected = np.array([[0, 3 / 20, 2 / 20], [3 / 20, 0, 2 / 20], [2 / 20, 2 / 20, 6 / 20]])
@@ -191,8 +192,10 @@ def test_borders_hold_the_readings_along_them():
 
 
 def test_whitened_by_hand():
-    """Two features, four regions in a square; the pairs that differ in the first feature are likely one thing (weight 1), the others are not (0).
-    Within things only the first varies, by 2: its mean square is 4, and 5 % of the mean of 4 and 0 is added to both, 0.1."""
+    """Two features, four regions in a square; the pairs that differ in the first feature are likely one thing (weight
+    1), the others are not (0).
+    Within things only the first varies, by 2: its mean square is 4, and 5 % of the mean of 4 and 0 is added to both,
+    0.1."""
     features = np.array([[0, 0], [2, 0], [0, 1], [2, 1.0]])
     edges = np.array([[0, 1], [2, 3], [0, 2], [1, 3]])
     found = whitened(features, edges, np.array([1, 1, 0, 0]))
@@ -305,7 +308,10 @@ def test_merges_are_those_of_a_slow_reference(seed, network):
 
 
 def test_readings_and_calm_have_their_powers():
-    """Two regions by hand. The calmer one counts. A whitened distance of two regions of equal size is 2. The product of the readings counts by its tenth root:
+    """Two regions by hand.
+
+    The calmer one counts. A whitened distance of two regions of equal size is 2. The product of the readings counts by
+    its tenth root:
     2 ** 10 makes a factor 2 in kappa."""
     graph = region_graph(np.array([[0, 0, 1, 1]]), np.float32([[[0], [1], [5], [6]]]))
     for column in (1, 2): graph.border[0, column] = 4.0  # one pair on the border: its steps are 4

@@ -343,7 +343,8 @@ WAYS_TO_LEAVE_OUT = {
 def test_rows_that_are_out_are_as_if_cut_off(way):
     """The first rows are left out, in whatever way: the fit is that of the picture without them, and the labels agree.
 
-    (Outlines may differ by a pixel in the first row, where the slope of the colours is one-sided once the rows are gone.)"""
+    (Outlines may differ by a pixel in the first row, where the slope of the colours is one-sided once the rows are
+    gone.)"""
     a = halves(np.random.default_rng(0))
     out = np.zeros(a.shape, bool)
     out[:6] = True
@@ -994,8 +995,8 @@ def test_table_polygons_and_masks_have_the_ids_of_the_regions(seg, tmp_path):
     with open(tmp_path / "regions.csv", newline="") as file:
         assert [int(row["area"]) for row in csv.DictReader(file)] == [row["area"] for row in rows]
     assert json.loads((tmp_path / "regions.geojson").read_text())["features"] == seg.polygons()
-    assert [a["area"] for a in json.loads((tmp_path / "coco.json").read_text())["annotations"]] == [row["area"]
-                                                                                                    for row in rows]
+    assert ([a["area"] for a in json.loads((tmp_path / "coco.json").read_text())["annotations"]]
+            == [row["area"] for row in rows])
     assert (tmp_path / "regions.svg").read_text().count("<path") == len(rows)
 
 
@@ -1012,10 +1013,8 @@ def test_a_place_goes_from_file_to_file(photo, quick, tmp_path):
     placed = segment(tmp_path / "photo.tif", **quick).at(n_segments=4)
     placed.save(tmp_path / "labels.tif")
     placed.save(tmp_path / "regions.geojson")
-    assert (
-        read_image(tmp_path / "labels.tif").meta["georeference"]
-        == read_image(tmp_path / "photo.tif").meta["georeference"]
-    )
+    assert (read_image(tmp_path / "labels.tif").meta["georeference"]
+            == read_image(tmp_path / "photo.tif").meta["georeference"])
     collection = json.loads((tmp_path / "regions.geojson").read_text())
     corners = [point for feature in collection["features"] for ring in feature["geometry"]["coordinates"]
                for point in ring]

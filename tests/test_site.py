@@ -1,7 +1,9 @@
 """The documentation site, of either engine: its links, and its pages in a browser that has no network.
 
-`pytest tests/test_site.py --site _docs` looks at a site that was built before, by Quarto or by smalldocs; without `--site` smalldocs builds one.
-What differs between the engines stands in `ENGINES`. The browser is Debian's Chromium, driven by Playwright. Where there is none the tests skip and say so; in CI they fail.
+`pytest tests/test_site.py --site _docs` looks at a site that was built before, by Quarto or by smalldocs; without
+`--site` smalldocs builds one.
+What differs between the engines stands in `ENGINES`. The browser is Debian's Chromium, driven by Playwright. Where
+there is none the tests skip and say so; in CI they fail.
 """
 import configparser
 import html
@@ -165,8 +167,8 @@ def test_a_notebook_page_leads_to_colab_and_to_its_source(pages, engine, rel):
         in links
     )
     assert re.search(rf'<a class="colab-badge"[^>]*><img src="{up}images/colab.svg" alt="Open in Colab"', page.text)
-    assert engine["edit"].format(repo=f"{cfg['user']}/{cfg['repo']}", branch=cfg["branch"],
-                                 page=rel.as_posix()) in links
+    assert (engine["edit"].format(repo=f"{cfg['user']}/{cfg['repo']}", branch=cfg["branch"], page=rel.as_posix())
+            in links)
     assert f"{cfg['git_url']}/blob/{cfg['branch']}/nbs/{rel.as_posix()}" in links
     assert f"{cfg['git_url']}/issues/new" in links
 
@@ -269,8 +271,8 @@ def test_every_tutorial_has_its_card(pages, site):
     cards = re.findall(r'<a href="([\w./]+)"[^>]*>\s*<img[^>]*src="([^"]+)"', page.text)
     cards = {urljoin("tutorials/", link.removeprefix("./")): urljoin("tutorials/index.html", picture)
              for link, picture in cards}
-    assert {page_of(rel) for rel in NOTEBOOKS
-            if rel.parts[0] == "tutorials"} <= {c if c.startswith("tutorials/") else f"tutorials/{c}" for c in cards}
+    assert ({page_of(rel) for rel in NOTEBOOKS if rel.parts[0] == "tutorials"}
+            <= {c if c.startswith("tutorials/") else f"tutorials/{c}" for c in cards})
     for picture in cards.values(): assert (site / picture.removeprefix("../")).is_file(), picture
 
 
@@ -474,9 +476,8 @@ def test_names_in_tables_are_not_broken(quartos):
 
 def test_the_badge_keeps_its_distance(quartos):
     page = quartos("index.html", "light", viewport=PHONE)
-    gap = page.locator(".colab-badge").bounding_box()["y"] - page.evaluate(
-        "document.querySelector('.subtitle').getBoundingClientRect().bottom"
-    )
+    gap = (page.locator(".colab-badge").bounding_box()["y"]
+           - page.evaluate("document.querySelector('.subtitle').getBoundingClientRect().bottom"))
     assert gap >= 6
 
 

@@ -1,6 +1,8 @@
-"""What both engines leave undone on the pages of the site; each repair is a function from the text of a page to its text.
+"""What both engines leave undone on the pages of the site; each repair is a function from the text of a page to its
+text.
 
-Used by `site.py`. What a repair is for was seen in the pages of Quarto 1.10 and smalldocs 0.5; `tests/quarto` has pages in Quarto's form.
+Used by `site.py`. What a repair is for was seen in the pages of Quarto 1.10 and smalldocs 0.5; `tests/quarto` has pages
+in Quarto's form.
 """
 import html
 import re
@@ -39,8 +41,8 @@ def marked(page):
 
     begin, end = page.find('<ul class="navbar-nav'), page.find("</ul>", page.find('<ul class="navbar-nav'))
     if begin < 0: return page
-    return page[:begin] + re.sub(r'(<a [^>]*class="nav-link[^>]*>)(.*?</a>)', entry, page[begin:end],
-                                 flags=re.DOTALL) + page[end:]
+    return (page[:begin] + re.sub(r'(<a [^>]*class="nav-link[^>]*>)(.*?</a>)', entry, page[begin:end], flags=re.DOTALL)
+            + page[end:])
 
 
 def text_of(markup):

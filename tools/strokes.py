@@ -81,6 +81,7 @@ def rows_of(image, truth, strokes):
     seg.at(n_segments=2)
     yield "fit", None, fit
     yield "seeded", *timed(lambda: seg.seeded(strokes).labels)
+    yield "in the fit", *timed(lambda: segment(image, scribbles=strokes, only_scribbled=True, progress=False).labels)
     yield "watershed", *timed(by_watershed, image, strokes)
     yield "random walker", *timed(by_random_walker, image, strokes)
 
