@@ -104,12 +104,8 @@ def test_json_is_one_object_for_each_image(cli, folder, photo):
         assert said["image"] == name and said["error"] is None and said["size"] == size and said["iterations"] in (0, 1,
                                                                                                                    2)
         labels = np.asarray(Image.open(said["labels"]))
-        assert (
-            said["n_labels"] == labels.max() + 1
-            and said["kind"] == "clusters"
-            and said["stop_reason"] in ("floor", "converged", "iterations")
-            and said["seconds"] > 0
-        )
+        assert (said["n_labels"] == labels.max() + 1 and said["kind"] == "clusters"
+                and said["stop_reason"] in ("floor", "converged", "iterations") and said["seconds"] > 0)
         assert isinstance(said["floor"], int) and Path(said["overlay"]).is_file() and Path(said["history"]).is_file()
 
 
@@ -426,12 +422,8 @@ def test_an_address_is_its_own_error(cli, folder):
 
 def test_a_mistake_in_a_process_of_its_own(process, folder):
     done = process("segment", "missing.png", *SMALL)
-    assert (
-        done.returncode == 1
-        and done.stdout == b""
-        and len(done.stderr.decode().splitlines()) == 1
-        and not (folder / "segments").exists()
-    )
+    assert (done.returncode == 1 and done.stdout == b"" and len(done.stderr.decode().splitlines()) == 1
+            and not (folder / "segments").exists())
 
 
 def test_a_bomb_is_refused_unless_allowed(cli, folder, monkeypatch):
@@ -563,13 +555,8 @@ def test_trouble_with_the_output_is_exit_1_and_a_line(cli, album, monkeypatch):
     def full(fd): raise OSError(28, "No space left on device")
     monkeypatch.setattr(os, "fsync", full)
     code, out, err = cli("folder", "in", "out", *FAST)
-    assert (
-        code == 1
-        and out == ""
-        and len(err.splitlines()) == 1
-        and "No space left on device" in err
-        and "same command" in err
-    )
+    assert (code == 1 and out == "" and len(err.splitlines()) == 1 and "No space left on device" in err
+            and "same command" in err)
 
 
 def test_a_photo_that_memory_did_not_suffice_for_is_named(cli, album, monkeypatch):

@@ -122,11 +122,8 @@ def test_the_command_line_says_it_on_stderr_in_its_own_words(monkeypatch, capsys
         cli.main()
     said = capsys.readouterr()
     assert ended.value.code == 0 and "max_pixels" not in said.err and "pixels: about" not in said.out
-    assert (
-        said.err
-        == "warning: A fit of 72 pixels: about 2 hours for 2 updates, and 11.0 GB of memory (16.0 GB are free). For "
-           "about a minute: --max-pixels 1.\n"
-    )
+    assert said.err == ("warning: A fit of 72 pixels: about 2 hours for 2 updates, and 11.0 GB of memory (16.0 GB are "
+                        "free). For about a minute: --max-pixels 1.\n")
 
 
 def test_free_memory():

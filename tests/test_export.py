@@ -246,18 +246,10 @@ def test_place_of_a_turned_photo():
     assert place == Place((0, 3, 100, 4, 0, 200), None, None, (3, 4))
 
 
-@pytest.mark.parametrize(
-    "meta",
-    [
-        None,
-        {},
-        {"pixel_size": (1.0, 1.0)},
-        {"pixel_size": (1.0, 1.0), "unit": "pixel"},
-        {"georeference": []},
-        {"georeference": [(33922, 12, 12, bytes(96), True)], "byteorder": "<"},  # tie points without a scale
-        {"georeference": [(34264, 12, 16, bytes(128), True)], "byteorder": "<"},
-    ],
-)  # a matrix of zeros
+@pytest.mark.parametrize("meta", [
+    None, {}, {"pixel_size": (1.0, 1.0)}, {"pixel_size": (1.0, 1.0), "unit": "pixel"}, {"georeference": []},
+    {"georeference": [(33922, 12, 12, bytes(96), True)], "byteorder": "<"},  # tie points without a scale
+    {"georeference": [(34264, 12, 16, bytes(128), True)], "byteorder": "<"}])  # a matrix of zeros
 def test_no_place(meta): assert place_of(meta) == Place()
 
 
@@ -352,8 +344,8 @@ def test_table_is_what_counting_finds(labels, bands, seed):
             values = image[..., band][mask].astype(float)
             assert row[f"mean_{band + 1}"] == pytest.approx(values.mean())
             assert row[f"spread_{band + 1}"] == pytest.approx(values.std(), abs=1e-7)
-        beside = {ids[b] for a in zip(y, x) for b in ((a[0] + 1, a[1]), (a[0] - 1, a[1]), (a[0], a[1] + 1),
-                                                      (a[0], a[1] - 1))
+        beside = {ids[b] for a in zip(y, x)
+                  for b in ((a[0] + 1, a[1]), (a[0] - 1, a[1]), (a[0], a[1] + 1), (a[0], a[1] - 1))
                   if 0 <= b[0] < ids.shape[0] and 0 <= b[1] < ids.shape[1]} - {row["id"], -1}
         assert row["neighbours"] == " ".join(map(str, sorted(beside)))
 

@@ -59,8 +59,8 @@ def test_without_a_network_no_seed_matters():
 def test_rows_of_a_photo_by_hand():
     """Against one truth of six squares and one of two halves, each 16 x 16 x 6 pixels.
 
-    The truth itself covers the first wholly and of each half a third: (1 + 1/3) / 2.
-    The page covers a sixth of each square and half of each half: (1/6 + 1/2) / 2."""
+    The truth itself covers the first wholly and of each half a third: (1 + 1/3) / 2. The page covers a sixth of each
+    square and half of each half: (1/6 + 1/2) / 2."""
     rows = rows_of_photo(Scored("p", 0), ladder(TRUTH, np.zeros_like(TRUTH)), seed=5)
     assert ([(row["level"], row["n_labels"], row["seed"], row["error"]) for row in rows]
             == [(0, 6, 5, ""), (1, 1, 5, "")])
@@ -124,8 +124,8 @@ def test_boundaries_are_scored_too(photos, tmp_path):
 def test_differences_choose_the_level_anew():
     """Method b is best at level 0 on photos 0 and 1, at level 1 on photo 2; a is a page.
 
-    Drawn photos change the level, so the interval is wider than at one level,
-    and the difference itself is that of the two tables."""
+    Drawn photos change the level, so the interval is wider than at one level, and the difference itself is that of the
+    two tables."""
     page = np.zeros_like(TRUTH)
     photos = [Scored(f"p{i}", i, (truth,)) for i, truth in enumerate((TRUTH, TRUTH, HALF))]
     a = [row for photo in photos for row in rows_of_photo(photo, ladder(page, page))]
@@ -165,9 +165,8 @@ def test_from_the_command_line(tmp_path, python):
     from scipy.io import savemat
     for kind in ("images", "groundTruth"): (tmp_path / "data" / kind / "val").mkdir(parents=True)
     for name in ("1", "2"):
-        Image.fromarray((255 * Scored(name, int(name)).image).astype(np.uint8)).save(
-            tmp_path / "data/images/val" / f"{name}.jpg"
-        )
+        photo = Image.fromarray((255 * Scored(name, int(name)).image).astype(np.uint8))
+        photo.save(tmp_path / "data/images/val" / f"{name}.jpg")
         truth = np.empty((1, 1), object)
         truth[0, 0] = {"Segmentation": TRUTH.astype(np.uint16)}
         savemat(tmp_path / "data/groundTruth/val" / f"{name}.mat", {"groundTruth": truth})

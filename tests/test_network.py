@@ -116,12 +116,8 @@ def test_weights_are_uniform_within_one_over_the_root_of_what_a_layer_sees(C, p,
             assert 0.8 * bound < weight.abs().max() <= bound
         assert layer.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)  # that of a uniform distribution
     for norm in (net.features[2], net.features[5], net.classifier[1]):
-        assert (
-            norm.weight.eq(1).all()
-            and norm.bias.eq(0).all()
-            and norm.running_mean.eq(0).all()
-            and norm.running_var.eq(1).all()
-        )
+        assert (norm.weight.eq(1).all() and norm.bias.eq(0).all() and norm.running_mean.eq(0).all()
+                and norm.running_var.eq(1).all())
         assert norm.num_batches_tracked == 0 and norm.num_batches_tracked.dtype == torch.int64
 
 
@@ -133,12 +129,8 @@ def test_only_layers_without_weights_get_some():
     empty.weight.requires_grad_(False)
     net = nn.Sequential(mine, empty)
     assert draw_weights(net, torch.Generator().manual_seed(0)) is net
-    assert (
-        net[0].weight.equal(before)
-        and not net[1].weight.is_meta
-        and net[1].bias is None
-        and not net[1].weight.requires_grad
-    )
+    assert (net[0].weight.equal(before) and not net[1].weight.is_meta and net[1].bias is None
+            and not net[1].weight.requires_grad)
     expected = torch.empty(4, 3, 1, 1).uniform_(-(3**-0.5), 3**-0.5, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(net[1].weight.detach(), expected)
 

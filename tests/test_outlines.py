@@ -144,8 +144,7 @@ def test_texture_by_its_definition(h, w, q):
 def test_co_occurrence_by_hand():
     """0 1 0 1 over 2 2 2 2, pairs one pixel apart: three 0-1 and three 2-2 across, two 0-2 and two 1-2 down.
 
-    Of 20 ordered pairs 6 are 0-1,
-    6 are 2-2, 4 each are 0-2 and 1-2; 0 and 1 stand in 5 each, 2 in 10."""
+    Of 20 ordered pairs 6 are 0-1, 6 are 2-2, 4 each are 0-2 and 1-2; 0 and 1 stand in 5 each, 2 in 10."""
     soft = np.eye(3, dtype=np.float32)[[[0, 1, 0, 1], [2, 2, 2, 2]]]
     expected = np.array([[0, 3 / 20, 2 / 20], [3 / 20, 0, 2 / 20], [2 / 20, 2 / 20, 6 / 20]])
     chance = np.outer([0.25, 0.25, 0.5], [0.25, 0.25, 0.5])
@@ -311,8 +310,7 @@ def test_readings_and_calm_have_their_powers():
     """Two regions by hand.
 
     The calmer one counts. A whitened distance of two regions of equal size is 2. The product of the readings counts by
-    its tenth root:
-    2 ** 10 makes a factor 2 in kappa."""
+    its tenth root: 2 ** 10 makes a factor 2 in kappa."""
     graph = region_graph(np.array([[0, 0, 1, 1]]), np.float32([[[0], [1], [5], [6]]]))
     for column in (1, 2): graph.border[0, column] = 4.0  # one pair on the border: its steps are 4
     graph.inner[:] = [[1, 1, 2], [1, 3, 1]]  # mean steps inside: fine 1 and 3, broad 2 and 1

@@ -164,19 +164,13 @@ def test_settings_are_resolved_and_complete(photo, quick):
     seg = segment(photo, **quick)
     assert set(seg.settings) == set(inspect.signature(segment).parameters) - {"image", "progress", "callback"}
     assert {name: seg.settings[name] for name in ("M", "p", "q", "T")} == dict(M=1, p=8, q=8, T=6)
-    assert (
-        seg.settings["lr"] == PRESETS["clusters"]["lr"]
-        and seg.settings["device"] == "cpu"
-        and seg.settings["preset"] == "clusters"
-    )
+    assert (seg.settings["lr"] == PRESETS["clusters"]["lr"] and seg.settings["device"] == "cpu"
+            and seg.settings["preset"] == "clusters")
     paper = segment(photo, preset="paper", **quick).settings
     assert paper["max_pixels"] == 0 and paper["T"] == 6
     checked, weight, device = check_settings(preset="paper", variant="scf", min_labels=7, device="cpu")
-    assert (
-        {name: checked[name] for name in PRESETS["paper"]} == PRESETS["paper"]
-        and weight(25) == 2
-        and device == torch.device("cpu")
-    )
+    assert ({name: checked[name] for name in PRESETS["paper"]} == PRESETS["paper"] and weight(25) == 2
+            and device == torch.device("cpu"))
 
 
 def test_default_settings_segment_a_photo(photo):
@@ -655,11 +649,8 @@ def test_a_callback_ends_the_fit(photo, quick):
         steps = []
         seg = segment(photo, min_labels=None, tol=0, callback=lambda step: steps.append(step)
                       or (answer if len(steps) == 3 else None), **quick)
-        assert (
-            seg.stop_reason == "interrupted"
-            and len(steps) == len(seg.history["loss"]) == 3
-            and is_result(seg, photo.shape)
-        )
+        assert (seg.stop_reason == "interrupted" and len(steps) == len(seg.history["loss"]) == 3
+                and is_result(seg, photo.shape))
     assert segment(photo, min_labels=None, tol=0, callback=lambda step: False, **quick).stop_reason == "iterations"
 
 
@@ -872,10 +863,8 @@ def test_plot_shows_photo_and_segments(seg):
     figure = seg.plot()
     assert isinstance(figure, matplotlib.figure.Figure)
     left, right = figure.axes
-    assert (
-        left.get_title() == "24 × 30, 3 bands"
-        and right.get_title() == f"{seg.n_clusters} clusters, stopped: {seg.stop_reason}"
-    )
+    assert (left.get_title() == "24 × 30, 3 bands"
+            and right.get_title() == f"{seg.n_clusters} clusters, stopped: {seg.stop_reason}")
     np.testing.assert_allclose(left.images[0].get_array(), seg.image)
     np.testing.assert_array_equal(right.images[0].get_array(), overlay(seg.image, seg.labels))
 

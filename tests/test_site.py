@@ -1,10 +1,8 @@
 """The documentation site, of either engine: its links, and its pages in a browser that has no network.
 
 `pytest tests/test_site.py --site _docs` looks at a site that was built before, by Quarto or by smalldocs; without
-`--site` smalldocs builds one.
-What differs between the engines stands in `ENGINES`. The browser is Debian's Chromium, driven by Playwright. Where
-there is none the tests skip and say so; in CI they fail.
-"""
+`--site` smalldocs builds one. What differs between the engines stands in `ENGINES`. The browser is Debian's Chromium,
+driven by Playwright. Where there is none the tests skip and say so; in CI they fail. """
 import configparser
 import html
 import http.server
@@ -207,10 +205,8 @@ def test_definitions_have_signature_parameters_and_source(pages):
 def test_no_link_stands_in_code_as_text(pages):
     "nbdev links the names in the comments of a signature, and code is shown as it is."
     assert [rel for rel, page in pages.items() if re.search(r"\]\([^)\s]+\.html", page.text)] == []
-    assert (
-        tool("pages").plain_code("[`a`](b.html)\n```python\nx: int, # [`a`](b.html) or `c`\n```\n[`a`](b.html)")
-        == "[`a`](b.html)\n```python\nx: int, # `a` or `c`\n```\n[`a`](b.html)"
-    )
+    assert (tool("pages").plain_code("[`a`](b.html)\n```python\nx: int, # [`a`](b.html) or `c`\n```\n[`a`](b.html)")
+            == "[`a`](b.html)\n```python\nx: int, # `a` or `c`\n```\n[`a`](b.html)")
 
 
 def test_every_public_name_is_listed(pages):
@@ -232,9 +228,9 @@ def test_the_link_picture_and_the_icon_are_there(site, pages):
 
 
 def test_no_link_stands_in_a_link_as_text(pages):
-    assert [rel for rel, page in pages.items() if re.search(r"\]\([^)\s]*\)",
-                                                            re.sub(r"<(pre|code|script|style).*?</\1>", "", page.text,
-                                                                   flags=re.DOTALL))] == []
+    texts = {rel: re.sub(r"<(pre|code|script|style).*?</\1>", "", page.text, flags=re.DOTALL)
+             for rel, page in pages.items()}
+    assert [rel for rel, text in texts.items() if re.search(r"\]\([^)\s]*\)", text)] == []
     pages = tool("pages")
     assert pages.flat("[the [`f`](a.html) call](b.html#c), [`g`](d.html)") == "[the `f` call](b.html#c), [`g`](d.html)"
     assert pages.flat("[![alt](p.png)](a.html) x[0](y)") == "[![alt](p.png)](a.html) x[0](y)"

@@ -94,10 +94,8 @@ def test_the_site_reads_words_above_as_help_does(tmp_path, monkeypatch):
 
 
 def test_sections_in_numpydocs_form():
-    assert (
-        described("Pair", SOURCE)
-        == "\n\nAttributes\n----------\nx : float\n    left\ny : float, default 0.5\n    right"
-    )
+    assert (described("Pair", SOURCE)
+            == "\n\nAttributes\n----------\nx : float\n    left\ny : float, default 0.5\n    right")
     assert described("Thing", SOURCE) == "\n\nParameters\n----------\nsize : int\n    of it"
     assert described("f", SOURCE, {"a": "[3]"}, {"b": "some numbers"}).startswith(
         "\n\nParameters\n----------\na\n    first [3]\n*more : int\n    others\nb : some numbers, default [1, 2]\n    "

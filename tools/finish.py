@@ -2,8 +2,7 @@
 text.
 
 Used by `site.py`. What a repair is for was seen in the pages of Quarto 1.10 and smalldocs 0.5; `tests/quarto` has pages
-in Quarto's form.
-"""
+in Quarto's form. """
 import html
 import re
 from pathlib import Path
