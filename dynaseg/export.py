@@ -10,7 +10,6 @@ __all__ = ['SCALE', 'TIE', 'MATRIX', 'KEYS', 'DOUBLES', 'TEXTS', 'LENGTHS', 'UNI
 # %% ../nbs/12_export.ipynb #exp-imports
 import csv
 import importlib
-import json
 import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
