@@ -8,7 +8,6 @@ __all__ = ['OUTLINES', 'segment_layer', 'write_labels']
 # %% ../nbs/19_napari_plugin.ipynb #nap-imports
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,8 +16,6 @@ from .images import InputError
 from .labels import writing
 from .segmenter import segment
 from .words import document
-
-if TYPE_CHECKING: import napari # napari itself is not needed here
 
 # %% ../nbs/19_napari_plugin.ipynb #nap-segment
 def segment_layer(

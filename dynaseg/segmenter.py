@@ -35,17 +35,8 @@ from .extractors import Extractor
 from .fit import Step, fit, fixed_threads, kept_memory, precision, settled
 from .granularity import Hierarchy
 from .hints import Scribbles, marks_at, read_scribbles, scribble_hint
-from dynaseg.images import (
-    InputError,
-    check_reading,
-    filled,
-    pages as all_pages,
-    read_image,
-    standardise,
-    to_tensor,
-    valid_at,
-    working_size,
-)
+from .images import (InputError, check_reading, filled, pages as all_pages, read_image, standardise, to_tensor,
+                            valid_at, working_size)
 from .labels import as_rgb, by_area, overlay, writing
 from .network import labels_at, over_valid
 from .outlines import MergeTree, means, resized
