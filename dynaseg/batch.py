@@ -526,8 +526,7 @@ class _Run:
         try:
             if not self.claims.enter(self.job.key):
                 raise InputError(f"Another run is at work on {str(self.job.out)!r} with other settings. Wait until it "
-                                 f"has ended, "
-                                 "or choose another folder.")
+                                 "has ended, or choose another folder.")
             self.manifest = Manifest(self.job.out)
             with writing(self.manifest.own): pass # an empty file, whose name is on the disk
         except BaseException:
@@ -575,8 +574,7 @@ class _Run:
         rank, _ = _world()
         if rank > 0: return
         warnings.warn(f"{name}: another process is at work on it; this run waits. If that process was stopped (kill "
-                      f"-STOP, "
-                      "Ctrl-Z), let it go on or end it.", stacklevel=2)
+                      "-STOP, Ctrl-Z), let it go on or end it.", stacklevel=2)
 
     def through(self, names, tell, again=False, wait=False):
         "Does the images, tells what became of each, and returns those that another process has."

@@ -348,14 +348,13 @@ def segment_command(
     formats: Annotated[str, typer.Option("--format",
                                          help="What to write of the segments, with commas "
                                               "between: " + ", ".join(FORMATS) + " (COCO is json).")] = "png",
-    nodata_label: Annotated[Optional[int], typer.Option(min=0,
-                                                        help="Number in label pictures for pixels without data; 0: ids "
-                                                             "count from 1. "
-                                                                     "[default: the largest, 255 or 65535]")] = None,
+    nodata_label: Annotated[Optional[int],
+                            typer.Option(min=0, help="Number in label pictures for pixels without data; 0: ids count "
+                                                     "from 1. [default: the largest, 255 or 65535]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image, or page.")] = False,
-    allow_pixels: Annotated[Optional[int], typer.Option(min=1,
-                                                        help="Accept images of up to this many pixels (Pillow's safety "
-                                                             "limit otherwise).")] = None,
+    allow_pixels: Annotated[Optional[int],
+                            typer.Option(min=1, help="Accept images of up to this many pixels (Pillow's safety limit "
+                                                     "otherwise).")] = None,
     *, settings: dict,
 ):
     """Segment image files.
@@ -447,9 +446,9 @@ def folder_command(
     overlays: Annotated[bool, typer.Option("--overlays", help="Also write pictures to look at.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
     force: Annotated[bool, typer.Option("--force", help="Replace results that were made with other settings.")] = False,
-    allow_pixels: Annotated[Optional[int], typer.Option(min=1,
-                                                        help="Accept images of up to this many pixels (Pillow's safety "
-                                                             "limit otherwise).")] = None,
+    allow_pixels: Annotated[Optional[int],
+                            typer.Option(min=1, help="Accept images of up to this many pixels (Pillow's safety limit "
+                                                     "otherwise).")] = None,
     *, settings: dict,
 ):
     """Segment every image of a folder; what is done already is kept.
@@ -522,10 +521,8 @@ def evaluate_command(
                                           "the set]")] = None,
     measures: Annotated[Optional[str],
                         typer.Option(help="region, boundary, or both with a comma between: score whole hierarchies, "
-                                          "level by level. METHODS are "
-                                                         "then ours, no network, felzenszwalb, slic, quickshift or "
-                                                         "normalised cuts. [default: one answer of each "
-                                                         "method]")] = None,
+                                          "level by level. METHODS are then ours, no network, felzenszwalb, slic, quickshift "
+                                          "or normalised cuts. [default: one answer of each method]")] = None,
     out: Annotated[Path, typer.Option("--out", "-o",
                                       help="Results, .csv or .parquet; rows that it has already are "
                                            "left out.")] = Path("results.csv"),

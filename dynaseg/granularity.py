@@ -249,8 +249,8 @@ class Hierarchy:
         possible = int(len(self.sizes) - specks)
         if n_segments < self.islands:
             warnings.warn(f"n_segments={n_segments}: pixels without data part the photo into {self.islands} pieces, "
-                          f"and a segment is connected. "
-                          f"You get {self.islands} segments; n_clusters has no such bound.", stacklevel=4)
+                          f"and a segment is connected. You get {self.islands} segments; n_clusters has no such "
+                          f"bound.", stacklevel=4)
         if n_segments > possible:
             why = (f"patches that end in an edge: {possible}" if min_size is None
                    else f"segments of at least {min_size} pixels: {possible}")

@@ -101,8 +101,7 @@ def _doubt(
                 "Say the range yourself to compare pictures with each other: value_range=(low, high)."]
     if 0 < s.high < 0.01 * known[1]:
         return [f"The image's values reach only {s.high:g} of {known[1]:g}: it is nearly black. If these numbers have "
-                f"another "
-                f"range, say it: value_range=(0, {s.high:g})."]
+                f"another range, say it: value_range=(0, {s.high:g})."]
     return []
 
 # %% ../nbs/00_images.ipynb #img-raw
@@ -298,8 +297,7 @@ def _checked_letters(axes):
     letters = axes.upper() if isinstance(axes, str) else ""
     if letters.isalpha() and len(set(letters)) == len(letters) and "Y" in letters and "X" in letters: return letters
     raise InputError(f"axes={axes!r}; expected one letter an axis, such as 'YX', 'YXC' (bands last), 'CYX' (bands "
-                     f"first) "
-                     "or 'ZYX' (a stack).")
+                     "first) or 'ZYX' (a stack).")
 
 
 def _checked_axes(
@@ -355,9 +353,8 @@ def _guessed_axes(
     if len(shape) == 2: return _guessed_flat(shape)
     if len(shape) != 3:
         raise InputError(f"The {'tensor' if tensor else 'array'} has {len(shape)} dimensions, shape {tuple(shape)}; "
-                         f"expected one image with 2 "
-                         "(H, W) or 3 (bands too). Pass the images of a batch one by one, or name the axes: "
-                         "axes='ZYXC' is a stack.")
+                         "expected one image with 2 (H, W) or 3 (bands too). Pass the images of a batch one by one, or "
+                         "name the axes: axes='ZYXC' is a stack.")
     far, middle, bands = shape[::-1] if tensor else shape
     own, other = ("CYX", "YXC") if tensor else ("YXC", "CYX")
     square = far == middle != bands
@@ -374,8 +371,8 @@ def _guessed_flat(shape):
     rows, columns = shape
     if (columns in (3, 4) and rows > 16) or (0 < columns <= 32 and rows >= 1000 * columns):
         raise InputError(f"The array of shape {tuple(shape)} seems to be a list of {rows} pixels with {columns} values "
-                         f"each; expected a picture. "
-                         "Reshape it to (H, W, C); or say axes='YX' if it is a narrow picture.")
+                         "each; expected a picture. Reshape it to (H, W, C); or say axes='YX' if it is a narrow "
+                         "picture.")
     return "YX"
 
 # %% ../nbs/00_images.ipynb #img-stack
@@ -980,8 +977,7 @@ def _without_data(
     if not np.all(finite):
         bad = ~finite.all(-1) & ~out
         if bad.any(): remarks.append(f"{int(bad.sum())} pixels hold {int((~finite).sum())} values that are NaN or "
-                                     f"infinite: they "
-                                     "are left out.")
+                                     "infinite: they are left out.")
         out = out | bad
     declared = raw.facts.get("nodata") if nodata is None else nodata
     if declared is not None and declared is not False: return out | _is_fill(a, declared), remarks
@@ -989,8 +985,7 @@ def _without_data(
     if fill is None: return out, remarks
     holes = _is_fill(a, fill) & ~out
     remarks.append(f"{int(holes.sum())} pixels have the value {fill:g}, far from all others: they are left out as "
-                   f"pixels without data. "
-                   f"Say nodata={fill:g} if that is right, nodata=False if it is a value.")
+                   f"pixels without data. Say nodata={fill:g} if that is right, nodata=False if it is a value.")
     return out | holes, remarks
 
 

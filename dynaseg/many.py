@@ -192,8 +192,7 @@ def _all_loaded(images, reading):
     if (isinstance(images, (str, bytes, os.PathLike)) or not hasattr(images, "__iter__")
         or getattr(images, "ndim", 4) < 4):
         raise InputError(f"Got one {type(images).__name__}; expected several photos, as a list. For a single photo "
-                         f"there is segment, "
-                         "for a folder segment_folder.")
+                         "there is segment, for a folder segment_folder.")
     loaded = []
     for i, image in enumerate(images):
         try: loaded.append(read_image(image, **reading))
@@ -212,8 +211,8 @@ def _check_many(settings, **counts):
         raise InputError("scribbles belong to one photo. Give them to segment, photo by photo.")
     if settings.get("features", "cnn") != "cnn" or settings.get("freeze"):
         raise InputError(f"features={settings.get('features', 'cnn')!r}, freeze={settings.get('freeze')!r}: many "
-                         f"photos at once are fitted "
-                         "with features='cnn' alone, and not frozen. Take segment for the photos one by one.")
+                         "photos at once are fitted with features='cnn' alone, and not frozen. Take segment for the "
+                         "photos one by one.")
     for name, value in counts.items():
         if value is not None and (not isinstance(value, Integral) or isinstance(value, bool) or value < 1):
             raise InputError(f"{name}={value!r}; expected a whole number of at least 1.")

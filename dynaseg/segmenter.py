@@ -657,8 +657,7 @@ def _warn_of_idle(settings, given):
     segments = settings["n_segments"] is not None or settings["level"] is not None
     if isinstance(given.get("min_labels"), Integral) and (segments or settings["n_clusters"] is not None):
         warnings.warn(f"min_labels={given['min_labels']} is the floor at which the fit stops. It does not set the "
-                      f"number of segments or clusters "
-                      "that you get: n_segments and n_clusters do.", stacklevel=4)
+                      "number of segments or clusters that you get: n_segments and n_clusters do.", stacklevel=4)
     if given.get("cluster_level") not in (None, PRESETS[settings["preset"]]["cluster_level"]) and segments:
         warnings.warn(f"cluster_level={given['cluster_level']} has no effect on connected segments; it is for "
                       f"clusters.", stacklevel=4)
@@ -960,8 +959,7 @@ def _refuse_table(X):
     shape = np.shape(X) if hasattr(X, "shape") else ()
     if len(shape) == 2 and shape[1] <= 4 < shape[0]:
         raise InputError(f"X has the shape {tuple(shape)}; expected one image (H, W, bands). A table of pixels, as "
-                         f"from "
-                         "image.reshape(-1, 3), does not say which pixels are neighbours: give the image itself. "
+                         "from image.reshape(-1, 3), does not say which pixels are neighbours: give the image itself. "
                          "(A grey image of so few columns: X[..., None].)")
 
 def _estimator_signature():

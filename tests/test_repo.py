@@ -294,7 +294,8 @@ def test_every_field_has_its_comment(name):
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             for field in node.body:
                 if isinstance(field, ast.AnnAssign) and not field.target.id.startswith("_"):
-                    assert re.search(r"# \S", lines[field.end_lineno - 1]), f"{node.name}.{field.target.id}"
+                    beside, above = lines[field.end_lineno - 1], lines[field.lineno - 2].strip()
+                    assert re.search(r"# \S", beside) or re.match(r"# \S", above), f"{node.name}.{field.target.id}"
 
 
 # --- settings that stand in two places
