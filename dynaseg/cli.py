@@ -521,8 +521,9 @@ def evaluate_command(
                                           "the set]")] = None,
     measures: Annotated[Optional[str],
                         typer.Option(help="region, boundary, or both with a comma between: score whole hierarchies, "
-                                          "level by level. METHODS are then ours, no network, felzenszwalb, slic, quickshift "
-                                          "or normalised cuts. [default: one answer of each method]")] = None,
+                                          "level by level. METHODS are then ours, no network, felzenszwalb, slic, "
+                                          "quickshift or normalised cuts. [default: one answer of each "
+                                          "method]")] = None,
     out: Annotated[Path, typer.Option("--out", "-o",
                                       help="Results, .csv or .parquet; rows that it has already are "
                                            "left out.")] = Path("results.csv"),
