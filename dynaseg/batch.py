@@ -68,7 +68,8 @@ def _all_images(source):
     "Raises `InputError` for folders in folders in folders, a thousand deep."
     try: return Photos(source).names
     except RecursionError as e:
-        raise InputError(f"The folders in {str(source)!r} are nested too deep to look through. Name one further inside.") from e
+        raise InputError(f"The folders in {str(source)!r} are nested too deep to look through. Name one further "
+                         f"inside.") from e
 
 def find_others(
     source: str | os.PathLike, # the folder
@@ -130,7 +131,8 @@ def settings_hash(
 
 def _mask_hash(mask):
     "Hash of the mask's content. Raises `FileNotFoundError` if there is no such file."
-    if not isinstance(mask, str): return hashlib.sha256(repr(np.shape(mask)).encode() + np.asarray(mask, bool).tobytes()).hexdigest()
+    if not isinstance(mask, str):
+        return hashlib.sha256(repr(np.shape(mask)).encode() + np.asarray(mask, bool).tobytes()).hexdigest()
     path = Path(mask).expanduser()
     if not path.is_file(): raise FileNotFoundError(f"There is no mask {mask!r}. Check the path.")
     return sha256(path)
@@ -296,7 +298,9 @@ class Claims:
     def enter(self,
         key: str = "", # hash of the settings
     ) -> bool:
-        "Takes the common lock, after whoever has it alone. False if a run with another key is at work: then it is not taken."
+        """Takes the common lock, after whoever has it alone.
+
+        False if a run with another key is at work: then it is not taken."""
         if lockf is None: return True
         self._lock(LOCK_EX, self.GATE) # one at a time
         try:
@@ -443,7 +447,8 @@ class _Job:
             raise InputError(f"{', '.join(unknown)}: not among the settings of a folder, which are those of `segment` "
                              "but image and callback.")
         if settings.get("pages") is not None:
-            raise InputError(f"pages={settings['pages']!r}: a folder has one label map for each file. Choose a page, page=2; for a file's every page "
+            raise InputError(f"pages={settings['pages']!r}: a folder has one label map for each file. Choose a page, "
+                             f"page=2; for a file's every page "
                              "there is segment(file, pages='all').")
         if settings.get("scribbles") is not None:
             raise InputError("scribbles belong to one photo. Give them to segment, photo by photo.")
@@ -520,8 +525,8 @@ class _Run:
         self.claims = Claims(hidden / "lock")
         try:
             if not self.claims.enter(self.job.key):
-                raise InputError(f"Another run is at work on {str(self.job.out)!r} with other settings. Wait until it has ended, "
-                                 "or choose another folder.")
+                raise InputError(f"Another run is at work on {str(self.job.out)!r} with other settings. Wait until it "
+                                 "has ended, or choose another folder.")
             self.manifest = Manifest(self.job.out)
             with writing(self.manifest.own): pass # an empty file, whose name is on the disk
         except BaseException:
@@ -568,8 +573,8 @@ class _Run:
         "Warns that another process has to finish first, which may have been stopped."
         rank, _ = _world()
         if rank > 0: return
-        warnings.warn(f"{name}: another process is at work on it; this run waits. If that process was stopped (kill -STOP, "
-                      "Ctrl-Z), let it go on or end it.", stacklevel=2)
+        warnings.warn(f"{name}: another process is at work on it; this run waits. If that process was stopped (kill "
+                      "-STOP, Ctrl-Z), let it go on or end it.", stacklevel=2)
 
     def through(self, names, tell, again=False, wait=False):
         "Does the images, tells what became of each, and returns those that another process has."
@@ -674,7 +679,8 @@ def _useful(workers, names):
     "How many workers to start: no more than there are images, and four for each core. Warns where cores are too few."
     most = 4 * _cores()
     if workers > most:
-        warnings.warn(f"workers={workers}: this machine has {_cores()} cores for them; {most} workers run.", stacklevel=3)
+        warnings.warn(f"workers={workers}: this machine has {_cores()} cores for them; {most} workers run.",
+                      stacklevel=3)
     return min(workers, most, len(names))
 
 def _bar(names, progress):
@@ -683,7 +689,8 @@ def _bar(names, progress):
     rank, world = _world()
     name = f"first of {world} processes" if world > 1 else None
     layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
-    return tqdm(total=len(names[rank::world]), unit=" images", disable=not progress or rank > 0 or sys.stderr is None, desc=name,
+    return tqdm(total=len(names[rank::world]), unit=" images", disable=not progress or rank > 0 or sys.stderr is None,
+                desc=name,
                 bar_format=layout)
 
 def _counting(outcomes, bar):

@@ -248,8 +248,10 @@ def _chosen(methods, settings):
     if isinstance(methods, dict): return {name: (f, "", "") for name, f in methods.items()}
     methods, usual = list(methods), signature(segment).parameters
     if bad := [name for name in methods if name not in {*METHODS, *VARIANTS}]:
-        raise InputError(f"methods names {bad[0]!r}; expected some of {', '.join([*METHODS, *VARIANTS])}, or a dict with functions.")
-    if bad := [name for name in settings if name not in usual or name in ("image", "seed", "callback", "pages", *READING)]:
+        raise InputError(f"methods names {bad[0]!r}; expected some of {', '.join([*METHODS, *VARIANTS])}, or a dict "
+                         f"with functions.")
+    if bad := [name for name in settings if name not in usual
+               or name in ("image", "seed", "callback", "pages", *READING)]:
         raise InputError(f"{bad[0]!r} is no setting of segment that can be chosen here.")
     settings = {name: settings[name] for name in usual if name in settings and settings[name] != usual[name].default}
     if "variant" in settings and (bad := [name for name in methods if "variant" in VARIANTS.get(name, ())]):
@@ -269,7 +271,8 @@ def _fitted(all_settings, named):
     def f(image, seed, callback=None):
         return segment(image, seed=seed, progress=False, callback=callback, **all_settings).labels
     resolved = check_settings(**all_settings).settings | {"device": None}
-    resolved = {name: value for name, value in resolved.items() if name not in ("pages", *READING)} # which photo, not how
+    # which photo, not how
+    resolved = {name: value for name, value in resolved.items() if name not in ("pages", *READING)}
     mark = zlib.crc32(json.dumps(resolved, sort_keys=True, default=_name).encode())
     return f, " ".join(f"{name}={_name(value)}" for name, value in named.items()), f"{mark:08x}"
 

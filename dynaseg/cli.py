@@ -30,8 +30,10 @@ from typer.core import TyperCommand
 from .words import parameters
 
 # %% ../nbs/23_cli.ipynb #874ff5be
-FORMATS = {"png": "labels.png", "tif": "labels.tif", "ome.tif": "labels.ome.tif", "csv": "regions.csv", "parquet": "regions.parquet",
-           "geojson": "regions.geojson", "json": "coco.json", "svg": "regions.svg", "npz": "segmentation.npz"} # and the files they are written to
+# and the files they are written to
+FORMATS = {"png": "labels.png", "tif": "labels.tif", "ome.tif": "labels.ome.tif", "csv": "regions.csv",
+           "parquet": "regions.parquet", "geojson": "regions.geojson", "json": "coco.json", "svg": "regions.svg",
+           "npz": "segmentation.npz"}
 ALWAYS = ("overlay.png", "history.csv", "settings.json")
 FILES = (FORMATS["png"], *ALWAYS)
 PICTURES = (FORMATS["png"], FORMATS["tif"], FORMATS["ome.tif"])
@@ -42,8 +44,10 @@ def _files_of(
     "The names of the files for these formats; exits with 2 for an unknown one, and where a package is missing for one."
     wanted = list(dict.fromkeys(part.strip().lower().lstrip(".") for part in formats.split(",") if part.strip()))
     unknown = [part for part in wanted if part not in FORMATS]
-    if unknown or not wanted: _usage(f"--format {formats!r}; expected some of {', '.join(FORMATS)}, with commas between them.")
-    if "parquet" in wanted and find_spec("pyarrow") is None: _usage("--format parquet needs pyarrow, which is not installed: pip install 'dynaseg[parquet]'.")
+    if unknown or not wanted:
+        _usage(f"--format {formats!r}; expected some of {', '.join(FORMATS)}, with commas between them.")
+    if "parquet" in wanted and find_spec("pyarrow") is None:
+        _usage("--format parquet needs pyarrow, which is not installed: pip install 'dynaseg[parquet]'.")
     return (*(FORMATS[part] for part in wanted), *ALWAYS)
 
 def _keys(files):
@@ -115,7 +119,8 @@ def _each(
 def _refuse_to_replace(folder, files, force, in_pages):
     "Raises `FileExistsError` for results that are there already."
     there = [path for file in files for path in folder.glob(f"page-*/{file}" if in_pages else file)]
-    if there and not force: raise FileExistsError(f"{str(there[0])!r} exists. Pass --force to replace it, or another --out.")
+    if there and not force:
+        raise FileExistsError(f"{str(there[0])!r} exists. Pass --force to replace it, or another --out.")
 
 def _parts(found):
     "Each segmentation, and the folder for it below that of the image."
@@ -128,9 +133,12 @@ def _written(seg, name, folder, files, nodata):
     _write(seg, folder, files, nodata)
     page = {"page": seg.meta["page"], "pages": seg.meta["pages"]} if seg.meta.get("pages", 1) > 1 else {}
     out = {} if seg.valid is None else {"pixels_without_data": int((~seg.valid).sum())}
-    return {"image": name, **page, "error": None, "size": list(seg.labels.shape), "kind": seg.kind, "n_labels": seg.n_clusters, "floor": seg.floor,
-            "stop_reason": seg.stop_reason, "iterations": len(seg.history["loss"]) - 1, "seconds": round(seg.seconds, 3), **out,
-            "files": [str(folder / file) for file in files], **{key: str(folder / file) for file, key in _keys(files).items()}}
+    return {"image": name, **page, "error": None, "size": list(seg.labels.shape), "kind": seg.kind,
+            "n_labels": seg.n_clusters, "floor": seg.floor,
+            "stop_reason": seg.stop_reason, "iterations": len(seg.history["loss"]) - 1,
+            "seconds": round(seg.seconds, 3), **out,
+            "files": [str(folder / file) for file in files],
+            **{key: str(folder / file) for file, key in _keys(files).items()}}
 
 # %% ../nbs/23_cli.ipynb #e4f50522
 def _report(
@@ -150,9 +158,11 @@ def _report(
 
 # %% ../nbs/23_cli.ipynb #a4ff92a2
 IN_WORDS = ("page", "nodata") # numbers or words, which `_from_words` reads
-KINDS = {"whole": int, "number": float, "YES_NO": bool} # by the beginning of an annotation; all other settings are words
+# by the beginning of an annotation; all other settings are words
+KINDS = {"whole": int, "number": float, "YES_NO": bool}
 NOT_OPTIONS = ("image", "callback", "pages") # --page all stands for pages="all"
-ONE_PHOTO = ("scribbles", "unmarked", "only_scribbled") # settings that belong to one photo, not to a folder or a data set
+# settings that belong to one photo, not to a folder or a data set
+ONE_PHOTO = ("scribbles", "unmarked", "only_scribbled")
 
 def _setting_words():
     "The parameters of `segment` that can be options, with their words."
@@ -172,13 +182,18 @@ def _option(p):
     names = [f"--{p.name}"] if len(p.name) == 1 else [f"--{p.name.replace('_', '-')}"]
     if kind is bool: names[0] += "/--no-" + p.name.replace("_", "-")
     default = ast.literal_eval(p.default)
-    shown = "" if default is None else f" [default: {'yes' if default is True else 'no' if default is False else default}]"
+    shown = ("" if default is None
+             else f" [default: {'yes' if default is True else 'no' if default is False else default}]")
     option = typer.Option(*names, help=_plain_words(p.words) + shown, show_default=False)
     return Parameter(p.name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[Optional[kind], option])
 
-PLAIN = { "or None (random)": "or none (random)", "a number, or None": "a number, or none", "that are None come": "that are left out come",
-         "; None: the first, with a warning": "; all: each of them, with a result for each; left out: the first, with a warning", "; False: there": "; none: there",
-         ", or one a band;": ", or one a band with commas between;", "image file or array (H, W)": "image file", ", or a function from q' to w": "", ", or a network or function of your own": "", "; None: ": "; left out: ", '"': ""}
+PLAIN = { "or None (random)": "or none (random)", "a number, or None": "a number, or none",
+         "that are None come": "that are left out come",
+         "; None: the first, with a warning": "; all: each of them, with a result for each; left out: the first, with "
+                                              "a warning", "; False: there": "; none: there",
+         ", or one a band;": ", or one a band with commas between;", "image file or array (H, W)": "image file",
+         ", or a function from q' to w": "", ", or a network or function of your own": "", "; None: ": "; left out: ",
+         '"': ""}
 
 def _plain_words(text):
     "Words of the command line instead of Python's."
@@ -186,7 +201,8 @@ def _plain_words(text):
     return text
 
 # %% ../nbs/23_cli.ipynb #ad46404a
-IN_PYTHON = {r"\bpages='all'": "--page all", r"\bnodata=False": "--nodata none", r"\bvalue_range=\(([^,()]+), ([^,()]+)\)": r"--value-range \1 \2"}
+IN_PYTHON = {r"\bpages='all'": "--page all", r"\bnodata=False": "--nodata none",
+             r"\bvalue_range=\(([^,()]+), ([^,()]+)\)": r"--value-range \1 \2"}
 
 def as_options(
     text: str, # a message of the library
@@ -205,17 +221,21 @@ def _settings_of(
     "The settings of `segment`; exits with 2 if one cannot be used."
     from dynaseg.images import InputError
     from dynaseg.segmenter import check_settings
-    settings = _from_file(file) | {name: value for name, value in options.items() if value is not None and name != "progress"}
+    settings = (_from_file(file)
+                | {name: value for name, value in options.items() if value is not None and name != "progress"})
     for name in ("min_labels", "weights"):
         if str(settings.get(name, "")).lower() == "none": settings[name] = None
     if str(settings.get("min_labels")).isdecimal(): settings["min_labels"] = int(settings["min_labels"])
     settings = _from_words(settings)
     try: check_settings(**settings)
     except (InputError, FileNotFoundError) as e: _usage(as_options(str(e)))
-    return settings | {"progress": options.get("progress") is not False and sys.stderr is not None and sys.stderr.isatty()}
+    return (settings
+            | {"progress": options.get("progress") is not False and sys.stderr is not None and sys.stderr.isatty()})
 
 def _from_words(settings):
-    "The settings with --page and --nodata as `segment` takes them; exits with 2 for a page that is none. The path of a mask begins at the home folder for ~."
+    """The settings with --page and --nodata as `segment` takes them; exits with 2 for a page that is none.
+
+    The path of a mask begins at the home folder for ~."""
     page, nodata = settings.get("page"), settings.get("nodata")
     if page is not None: settings = {name: value for name, value in settings.items() if name not in ("page", "pages")}
     if str(page).lower() == "all": settings["pages"] = "all"
@@ -227,16 +247,19 @@ def _from_words(settings):
 def _fills(text):
     "A number, or several with commas between them; exits with 2 for anything else."
     try: numbers = [float(part) for part in text.split(",")]
-    except ValueError: _usage(f"--nodata {text!r}; expected a number, one number a band with commas between them, or none.")
+    except ValueError:
+        _usage(f"--nodata {text!r}; expected a number, one number a band with commas between them, or none.")
     return numbers[0] if len(numbers) == 1 else numbers
 
 def _from_file(file):
     if file is None: return {}
     try: settings = json.loads(file.read_text(encoding="utf-8"))["settings"]
     except FileNotFoundError: _usage(f"There is no file {str(file)!r}. Check --settings.")
-    except (ValueError, KeyError, TypeError, OSError): _usage(f"{str(file)!r} holds no settings; expected the settings.json of an earlier result.")
+    except (ValueError, KeyError, TypeError, OSError):
+        _usage(f"{str(file)!r} holds no settings; expected the settings.json of an earlier result.")
     known = {p.name for p in _setting_words()} | {"pages"}
-    if unknown := settings.keys() - known: _usage(f"{str(file)!r} has settings that are not known here: {', '.join(sorted(unknown))}.")
+    if unknown := settings.keys() - known:
+        _usage(f"{str(file)!r} has settings that are not known here: {', '.join(sorted(unknown))}.")
     return {name: value for name, value in settings.items() if name != "device"} # the machine may be another one
 
 def _usage(text):
@@ -259,7 +282,8 @@ def with_settings(
         return command(**{p.name: given[p.name] for p in own}, settings=chosen)
 
     help = "Take the settings from the settings.json of an earlier result; options that you give come before them."
-    file = Parameter("settings", Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[Optional[Path], typer.Option("--settings", help=help)])
+    file = Parameter("settings", Parameter.KEYWORD_ONLY, default=None,
+                     annotation=Annotated[Optional[Path], typer.Option("--settings", help=help)])
     everything = [p.replace(kind=p.KEYWORD_ONLY) for p in (*own, file, *options)]
     with_options.__signature__ = Signature(everything)
     with_options.__annotations__ = {p.name: p.annotation for p in everything}
@@ -278,16 +302,19 @@ class _Command(TyperCommand):
             record = param.get_help_record(ctx)
             if record is None: continue
             name, text = record
-            sections.setdefault(groups.get(param.name, "Options"), []).append((name, f"{text} {words.get(param.name, '')}".strip()))
+            sections.setdefault(groups.get(param.name, "Options"),
+                                []).append((name, f"{text} {words.get(param.name, '')}".strip()))
         for title, rows in sections.items():
             with formatter.section(title): formatter.write_dl(rows)
 
 def _words_of_presets():
     "The defaults of each preset, in words of the command line."
     from dynaseg.segmenter import PRESET_WORDS
-    return {name: words.replace("None", "none").replace("True", "yes").replace("False", "no") for name, words in PRESET_WORDS.items()}
+    return {name: words.replace("None", "none").replace("True", "yes").replace("False", "no")
+            for name, words in PRESET_WORDS.items()}
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]},
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+                  context_settings={"help_option_names": ["-h", "--help"]},
                   help="Unsupervised segmentation of photos (DynaSeg): no labels, no training set.",
                   epilog=f"Begin with: dynaseg demo. Every option is explained at {DOCS}/cli.html")
 
@@ -301,26 +328,38 @@ def _version(wanted: bool):
     raise typer.Exit()
 
 @app.callback()
-def _main(version: Annotated[bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version and stop.")] = False): ...
+def _main(version: Annotated[bool, typer.Option("--version", "-V", callback=_version, is_eager=True,
+                                                help="Print the version and stop.")] = False):
+    ...
 
 # %% ../nbs/23_cli.ipynb #d65b31f2
-@app.command("segment", cls=_Command, epilog=_epilog("dynaseg segment photo.jpg", "dynaseg segment photo.jpg --n-segments 8 -o results",
+@app.command("segment", cls=_Command, epilog=_epilog("dynaseg segment photo.jpg",
+                                                     "dynaseg segment photo.jpg --n-segments 8 -o results",
                                                      "dynaseg segment *.tif --n-clusters 5 --format tif,csv,geojson"))
 @with_settings
 def segment_command(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files; - is standard input.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; each image gets a folder in it. - writes the label picture to standard output.")] = Path("segments"),
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files; - is standard input.",
+                                                 show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o",
+                                      help="Folder for the results; each image gets a folder in it. - writes the label "
+                                           "picture to standard output.")] = Path("segments"),
     force: Annotated[bool, typer.Option("--force", help="Replace results that exist.")] = False,
-    formats: Annotated[str, typer.Option("--format", help="What to write of the segments, with commas between: " + ", ".join(FORMATS) + " (COCO is json).")] = "png",
-    nodata_label: Annotated[Optional[int], typer.Option(min=0, help="Number in label pictures for pixels without data; 0: ids count from 1. "
-                                                                     "[default: the largest, 255 or 65535]")] = None,
+    formats: Annotated[str, typer.Option("--format",
+                                         help="What to write of the segments, with commas "
+                                              "between: " + ", ".join(FORMATS) + " (COCO is json).")] = "png",
+    nodata_label: Annotated[Optional[int],
+                            typer.Option(min=0, help="Number in label pictures for pixels without data; 0: ids count "
+                                                     "from 1. [default: the largest, 255 or 65535]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image, or page.")] = False,
-    allow_pixels: Annotated[Optional[int], typer.Option(min=1, help="Accept images of up to this many pixels (Pillow's safety limit otherwise).")] = None,
+    allow_pixels: Annotated[Optional[int],
+                            typer.Option(min=1, help="Accept images of up to this many pixels (Pillow's safety limit "
+                                                     "otherwise).")] = None,
     *, settings: dict,
 ):
     """Segment image files.
 
-    Writes OUT/NAME/labels.png (label ids; see --format), overlay.png, history.csv and settings.json for each. Exit code: 0 all done, 1 some failed, 2 usage, 130 interrupted."""
+    Writes OUT/NAME/labels.png (label ids; see --format), overlay.png, history.csv and settings.json for each. Exit
+    code: 0 all done, 1 some failed, 2 usage, 130 interrupted."""
     if allow_pixels:
         from dynaseg.batch import raise_pixel_limit
         raise_pixel_limit(allow_pixels)
@@ -339,8 +378,10 @@ def _input(image):
     if not isinstance(image, Path): return image
     if str(image) == "-": return sys.stdin.buffer.read()
     if re.match(r"\w+:/", str(image)):
-        raise InputError(f"{str(image).replace(':/', '://', 1)!r} is an address. Download the file first, and give its path.")
-    if image.is_dir(): raise InputError(f"{str(image)!r} is a folder. For all images in it: dynaseg folder {str(image)!r} OUT")
+        raise InputError(f"{str(image).replace(':/', '://', 1)!r} is an address. Download the file first, and give its "
+                         f"path.")
+    if image.is_dir():
+        raise InputError(f"{str(image)!r} is a folder. For all images in it: dynaseg folder {str(image)!r} OUT")
     return image
 
 def _to_stdout(images, settings, nodata):
@@ -360,7 +401,8 @@ def _to_stdout(images, settings, nodata):
 
 # %% ../nbs/23_cli.ipynb #390ce3b4
 def _folders(images, out):
-    "One folder in `out` for each image: by its stem; by its whole name where two have the same stem; by its path where names are the same too."
+    """One folder in `out` for each image: by its stem; by its whole name where two have the same stem; by its path
+    where names are the same too."""
     stems = [_safe(image.stem) for image in images]
     names = [_safe(image.name) if stems.count(stem) > 1 else stem for image, stem in zip(images, stems)]
     same = {name for name in names if names.count(name) > 1}
@@ -383,42 +425,53 @@ def demo_command(
 ):
     "Segment a photo that comes with scikit-learn, and say where the results are."
     from sklearn.datasets import load_sample_image
-    result, = _each(load_sample_image("china.jpg"), "china.jpg (a photo from scikit-learn)", out, {"progress": sys.stderr.isatty()}, force)
+    result, = _each(load_sample_image("china.jpg"), "china.jpg (a photo from scikit-learn)", out,
+                    {"progress": sys.stderr.isatty()}, force)
     _report(result, as_json)
     if result["error"]: raise typer.Exit(1)
 
 # %% ../nbs/23_cli.ipynb #f455530a
-@app.command("folder", cls=_Command, epilog=_epilog("dynaseg folder holiday results", "dynaseg folder holiday results --glob '*.jpg' --overlays --workers 2",
+@app.command("folder", cls=_Command, epilog=_epilog("dynaseg folder holiday results",
+                                                    "dynaseg folder holiday results --glob '*.jpg' --overlays "
+                                                    "--workers 2",
                                                    "dynaseg folder holiday results --n-clusters 8"))
 @partial(with_settings, but=ONE_PHOTO)
 def folder_command(
     source: Annotated[Path, typer.Argument(metavar="IN", help="Folder with images, at any depth.", show_default=False)],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the results; is made.", show_default=False)],
-    glob: Annotated[list[str], typer.Option(help="Only paths below IN that fit, as in '*.jpg' or 'holiday/*'; may be repeated.")] = ["*"],
+    glob: Annotated[list[str], typer.Option(help="Only paths below IN that fit, as in '*.jpg' or 'holiday/*'; may be "
+                                                 "repeated.")] = ["*"],
     suffix: Annotated[str, typer.Option(help="Of the label maps: .png, .tif or .npz.")] = ".png",
     overlays: Annotated[bool, typer.Option("--overlays", help="Also write pictures to look at.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
     force: Annotated[bool, typer.Option("--force", help="Replace results that were made with other settings.")] = False,
-    allow_pixels: Annotated[Optional[int], typer.Option(min=1, help="Accept images of up to this many pixels (Pillow's safety limit otherwise).")] = None,
+    allow_pixels: Annotated[Optional[int],
+                            typer.Option(min=1, help="Accept images of up to this many pixels (Pillow's safety limit "
+                                                     "otherwise).")] = None,
     *, settings: dict,
 ):
     """Segment every image of a folder; what is done already is kept.
 
-    Exit code: 0 all done, 1 some failed or OUT cannot be written to, 2 usage, 130 interrupted (go on with the same command)."""
+    Exit code: 0 all done, 1 some failed or OUT cannot be written to, 2 usage, 130 interrupted (go on with the same
+    command)."""
     from dynaseg.batch import in_words, segment_folder
     from dynaseg.images import InputError
     try: summary = segment_folder(source, out, glob, suffix, overlays, workers, allow_pixels, force=force, **settings)
     except (InputError, OSError) as e:
-        if getattr(e, "errno", None) is None: _usage(as_options(str(e))) # said by dynaseg before it began; the system's errors have numbers
-        print(f"error: {as_options(in_words(e))}. What was finished before is whole; run the same command to go on.", file=sys.stderr)
+        if getattr(e, "errno", None) is None:
+            _usage(as_options(str(e))) # said by dynaseg before it began; the system's errors have numbers
+        print(f"error: {as_options(in_words(e))}. What was finished before is whole; run the same command to go on.",
+              file=sys.stderr)
         raise typer.Exit(1)
     _summarise(summary, out / "manifest.jsonl")
-    if summary.errors and "TORCHELASTIC_RUN_ID" not in os.environ: raise typer.Exit(1) # torchrun would start the failed ones again and again
+    if summary.errors and "TORCHELASTIC_RUN_ID" not in os.environ:
+        raise typer.Exit(1) # torchrun would start the failed ones again and again
 
 def _summarise(summary, manifest):
     "Prints what became of a folder: failures to stderr, a table to stdout."
     for path, error in summary.errors.items(): print(f"error: {_shown(path)}: {error}", file=sys.stderr)
-    for path, pixels in summary.reduced.items(): print(f"note: {_shown(path)}: fitted at {pixels} pixels, the memory did not suffice for more", file=sys.stderr)
+    for path, pixels in summary.reduced.items():
+        print(f"note: {_shown(path)}: fitted at {pixels} pixels, the memory did not suffice for more", file=sys.stderr)
     if summary.others: print(f"note: left out, no images by their names: {_few(summary.others)}", file=sys.stderr)
     print(summary)
     print(manifest, flush=True)
@@ -434,28 +487,45 @@ def _shown(path): return path if path.isprintable() else repr(path)
 def _numbers(text, what):
     "Whole numbers with commas between them; exits with 2 for anything else."
     parts = [part.strip() for part in text.split(",")] if text else []
-    if not all(part.isdecimal() for part in parts): _usage(f"{what} {text!r}; expected whole numbers with commas between them, as in 0,1,2.")
+    if not all(part.isdecimal() for part in parts):
+        _usage(f"{what} {text!r}; expected whole numbers with commas between them, as in 0,1,2.")
     return [int(part) for part in parts]
 
 # %% ../nbs/23_cli.ipynb #eb18f380
-@app.command("evaluate", cls=_Command, epilog=_epilog("dynaseg evaluate bsd500 --root BSDS500", "dynaseg evaluate bsd500 --root BSDS500 --methods ours,felzenszwalb --subset 20",
+@app.command("evaluate", cls=_Command, epilog=_epilog("dynaseg evaluate bsd500 --root BSDS500",
+                                                      "dynaseg evaluate bsd500 --root BSDS500 --methods "
+                                                      "ours,felzenszwalb --subset 20",
                                                      "dynaseg evaluate voc2012 --root VOCdevkit --seeds 0,1,2"))
-@partial(with_settings, but=("seed", "axes", "page", "value_range", "nodata", "mask", *ONE_PHOTO)) # data sets know how they are read
+# data sets know how they are read
+@partial(with_settings, but=("seed", "axes", "page", "value_range", "nodata", "mask", *ONE_PHOTO))
 def evaluate_command(
-    dataset: Annotated[str, typer.Argument(help="bsd500, voc2012, voc2012-objects, coco-all, coco-stuff, coco-things or icoseg.")],
+    dataset: Annotated[str, typer.Argument(help="bsd500, voc2012, voc2012-objects, coco-all, coco-stuff, coco-things "
+                                                "or icoseg.")],
     root: Annotated[Path, typer.Option(help="The folder that holds the data set, in its official layout.")],
     split: Annotated[Optional[str], typer.Option(help="Part of the set. [default: val]")] = None,
-    subset: Annotated[Optional[int], typer.Option(help="How many images, chosen at random, always the same. [default: all]")] = None,
+    subset: Annotated[Optional[int],
+                      typer.Option(help="How many images, chosen at random, always the same. [default: all]")] = None,
     subset_seed: Annotated[int, typer.Option(help="Of that choice.")] = 0,
     images: Annotated[Optional[str], typer.Option(help="Which images: names with commas between them.")] = None,
-    maps: Annotated[Optional[Path], typer.Option(help="COCO: the folder of fine_to_coarse.json and the curated list. [default: ROOT]")] = None,
-    methods: Annotated[Optional[str], typer.Option(help="Names with commas between them. [default: blank,kmeans,slic,felzenszwalb,dfc,fsf,scf,ours]")] = None,
+    maps: Annotated[Optional[Path],
+                    typer.Option(help="COCO: the folder of fine_to_coarse.json and the curated list. [default: "
+                                      "ROOT]")] = None,
+    methods: Annotated[Optional[str],
+                       typer.Option(help="Names with commas between them. [default: "
+                                         "blank,kmeans,slic,felzenszwalb,dfc,fsf,scf,ours]")] = None,
     seeds: Annotated[str, typer.Option(help="Whole numbers with commas between them.")] = "0",
     at: Annotated[str, typer.Option(help="Updates at which DynaSeg's labels are scored as well.")] = "",
-    protocol: Annotated[Optional[str], typer.Option(help="best-overlap or 'per-image Hungarian'. [default: what papers use for the set]")] = None,
-    measures: Annotated[Optional[str], typer.Option(help="region, boundary, or both with a comma between: score whole hierarchies, level by level. METHODS are "
-                                                         "then ours, no network, felzenszwalb, slic, quickshift or normalised cuts. [default: one answer of each method]")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Results, .csv or .parquet; rows that it has already are left out.")] = Path("results.csv"),
+    protocol: Annotated[Optional[str],
+                        typer.Option(help="best-overlap or 'per-image Hungarian'. [default: what papers use for "
+                                          "the set]")] = None,
+    measures: Annotated[Optional[str],
+                        typer.Option(help="region, boundary, or both with a comma between: score whole hierarchies, "
+                                          "level by level. METHODS are then ours, no network, felzenszwalb, slic, "
+                                          "quickshift or normalised cuts. [default: one answer of each "
+                                          "method]")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o",
+                                      help="Results, .csv or .parquet; rows that it has already are "
+                                           "left out.")] = Path("results.csv"),
     *, settings: dict,
 ):
     """Score methods on a data set, one row per image, method and seed.
@@ -469,7 +539,8 @@ def evaluate_command(
         records = _dataset(dataset, root, split, images.split(",") if images else subset, subset_seed, maps)
         if measures: rows, lines = _evaluate_levels(records, methods, wanted, out, measures, protocol, settings)
         else:
-            rows = evaluate(records, list(dict.fromkeys(["blank", *names.split(",")])), wanted[0], out, wanted[1], protocol, **settings)
+            rows = evaluate(records, list(dict.fromkeys(["blank", *names.split(",")])), wanted[0], out, wanted[1],
+                            protocol, **settings)
             lines = f"{records!r}, {protocol or protocol_of(records)}\n\n{table(rows)}"
     except (InputError, OSError) as e: _usage(as_options(str(e)))
     print(lines)
@@ -479,26 +550,33 @@ def _evaluate_levels(records, methods, wanted, out, measures, protocol, settings
     "Rows and table of hierarchies. Raises `InputError`."
     from dynaseg.hierarchies import FAMILIES, evaluate_levels, level_table
     from dynaseg.images import InputError
-    if wanted[1] or protocol: raise InputError("--at and --protocol are for single answers; leave them out with --measures.")
-    rows = evaluate_levels(records, methods.split(",") if methods else list(FAMILIES), wanted[0], out, measures.split(","), **settings)
+    if wanted[1] or protocol:
+        raise InputError("--at and --protocol are for single answers; leave them out with --measures.")
+    rows = evaluate_levels(records, methods.split(",") if methods else list(FAMILIES), wanted[0], out,
+                           measures.split(","), **settings)
     return rows, f"{records!r}, {measures}\n\n{level_table(rows)}"
 
 def _dataset(name, root, split, subset, seed, maps):
     "The data set of that name. Raises `InputError`, `FileNotFoundError`."
-    from dynaseg.images import InputError
     from dynaseg.datasets import BSD500, COCOStuff27, ICoseg, VOC2012
     from dynaseg.images import InputError
-    kinds = {"bsd500": BSD500, "voc2012": VOC2012, "voc2012-objects": partial(VOC2012, masks="object"), "icoseg": ICoseg,
-             **{f"coco-{classes}": partial(COCOStuff27, classes=classes, maps=maps) for classes in ("all", "stuff", "things")}}
+    kinds = {"bsd500": BSD500, "voc2012": VOC2012, "voc2012-objects": partial(VOC2012, masks="object"),
+             "icoseg": ICoseg,
+             **{f"coco-{classes}": partial(COCOStuff27, classes=classes, maps=maps)
+                for classes in ("all", "stuff", "things")}}
     if name not in kinds: raise InputError(f"There is no data set {name!r}; expected one of {', '.join(kinds)}.")
-    if split is not None and name == "icoseg": raise InputError(f"split={split!r}: iCoseg has no parts. Leave --split out.")
+    if split is not None and name == "icoseg":
+        raise InputError(f"split={split!r}: iCoseg has no parts. Leave --split out.")
     return kinds[name](root, subset=subset, seed=seed, **({} if split is None else {"split": split}))
 
 # %% ../nbs/23_cli.ipynb #f2911ed3
 @app.command("report", cls=_Command)
 def report_command(
-    results: Annotated[list[Path], typer.Argument(metavar="RESULTS...", help="Files that evaluate wrote.", show_default=False)],
-    against: Annotated[Optional[str], typer.Option(help="The method that the others are compared with. [default: felzenszwalb; 'no network' for rows of levels]")] = None,
+    results: Annotated[list[Path], typer.Argument(metavar="RESULTS...", help="Files that evaluate wrote.",
+                                                  show_default=False)],
+    against: Annotated[Optional[str],
+                       typer.Option(help="The method that the others are compared with. [default: felzenszwalb; 'no "
+                                         "network' for rows of levels]")] = None,
 ):
     "Print the table of results, and the differences from one method with paired bootstrap intervals."
     from dynaseg.benchmark import read_rows, report
@@ -513,7 +591,8 @@ def report_command(
 # %% ../nbs/23_cli.ipynb #bdf26988
 def main():
     "The command `dynaseg`; exit code 130 for Ctrl-C."
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE") # read when PyTorch is imported: threads that wait leave their core to other programs
+    # read when PyTorch is imported: threads that wait leave their core to other programs
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"): stream.reconfigure(errors="backslashreplace") # file names need not be text
@@ -533,11 +612,13 @@ def _open_streams():
     if sys.stderr is None: sys.stderr = open(os.devnull, "w")
 
 def _end_in_order():
-    "SIGTERM and SIGHUP end the command as Ctrl-C does, with 128 and the signal's number: workers are ended and drafts removed."
+    """SIGTERM and SIGHUP end the command as Ctrl-C does, with 128 and the signal's number: workers are ended and drafts
+    removed."""
     def end(number, _): sys.exit(128 + number)
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None) # Windows has no SIGHUP
-        if number is not None and signal.getsignal(number) == signal.SIG_DFL: signal.signal(number, end) # nohup has SIGHUP ignored
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, end) # nohup has SIGHUP ignored
 
 def _stdout_works():
     "Whether what was printed has arrived."

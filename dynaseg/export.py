@@ -10,7 +10,6 @@ __all__ = ['SCALE', 'TIE', 'MATRIX', 'KEYS', 'DOUBLES', 'TEXTS', 'LENGTHS', 'UNI
 # %% ../nbs/12_export.ipynb #exp-imports
 import csv
 import importlib
-import json
 import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -29,7 +28,8 @@ def pieces(
 ) -> np.ndarray: # (H, W) int64, -1: out
     """The connected pieces of equal labels, with ids from 0 by falling area.
 
-    Of equal areas the smaller label comes first. So labels that are such ids already stay as they are. Raises `InputError`."""
+    Of equal areas the smaller label comes first. So labels that are such ids already stay as they are. Raises
+    `InputError`."""
     from skimage.measure import label
     labels = _checked_labels(labels)
     found = label(labels, background=-1, connectivity=1) # 0: out
@@ -202,7 +202,8 @@ def _area(points):
 def polygons(
     labels: np.ndarray, # (H, W) integers, -1: out
     meta: dict | None = None, # of `read_image`: says the photo's place
-    crs: str | None = None, # None: the photo's own, pixels if it has none; "pixels"; "EPSG:4326" or another (needs rasterio)
+    # None: the photo's own, pixels if it has none; "pixels"; "EPSG:4326" or another (needs rasterio)
+    crs: str | None = None,
     properties: dict[str, Sequence] | None = None, # more of each segment, by name, in the order of ids: a `Table`
 ) -> list[dict]: # features of GeoJSON, by rising id
     """The segments as polygons along the edges of pixels, so that drawing them again gives the labels exactly.
@@ -216,7 +217,8 @@ def polygons(
     for row, (i, rings) in enumerate(sorted(outlines(ids).items())):
         about = {"id": i, "cluster": owner[i]}
         about |= {name: _plain(column[row]) for name, column in (properties or {}).items()}
-        outline = {"type": "Polygon", "coordinates": [_closed(placed(ring), hole=k > 0) for k, ring in enumerate(rings)]}
+        outline = {"type": "Polygon", "coordinates": [_closed(placed(ring), hole=k > 0)
+                                                      for k, ring in enumerate(rings)]}
         found.append({"type": "Feature", "id": i, "properties": about, "geometry": outline})
     return found
 
@@ -333,7 +335,8 @@ def table(
     measured = regionprops_table(numbered, image.astype(np.float64) * (high - low) + low, properties=names)
     owner = np.zeros(numbered.max(), np.int64)
     owner[numbered[numbered > 0] - 1] = labels[numbered > 0]
-    columns = {"id": measured["label"].astype(np.int64) - 1, "cluster": owner, "area": measured["area"].astype(np.int64)}
+    columns = {"id": measured["label"].astype(np.int64) - 1, "cluster": owner,
+               "area": measured["area"].astype(np.int64)}
     columns |= {name: measured[f"bbox-{i}"] for i, name in enumerate(("top", "left", "bottom", "right"))}
     columns |= {f"centroid_{letter}": measured[f"centroid-{i}"] for i, letter in enumerate("yx")}
     columns["perimeter"] = measured["perimeter"]
@@ -581,7 +584,8 @@ def _shrunk_scene(source, step, window):
 
 
 def _square_means(numbers, use, step):
-    "The means (h, w, C) of the pixels in use over squares, and which squares have any; those at the border may be smaller."
+    """The means (h, w, C) of the pixels in use over squares, and which squares have any; those at the border may be
+    smaller."""
     down = np.arange(0, numbers.shape[0], step)
     across = np.arange(0, numbers.shape[1], step)
     def sums(values): return np.add.reduceat(np.add.reduceat(values, down, axis=0), across, axis=1)

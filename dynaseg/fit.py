@@ -65,7 +65,8 @@ _MANY = 8 # threads for larger images
 def fixed_threads(
     x: torch.Tensor, # (..., h, w) the image
 ):
-    "While it holds, PyTorch computes with as many threads as suit the image's size, in this thread of the program and on the CPU."
+    """While it holds, PyTorch computes with as many threads as suit the image's size, in this thread of the program and
+    on the CPU."""
     if x.device.type != "cpu":
         yield
         return
@@ -92,7 +93,8 @@ def fit(
     weight_decay: float = 0.0, # of SGD
     autocast: bool = False, # convolutions in bfloat16
     valid: torch.Tensor | None = None, # (h, w) bool, the pixels with data; None: all
-    hint: Callable | None = None, # from the response map and its argmax to labels, a further loss and its gradient; None: no hint
+    # from the response map and its argmax to labels, a further loss and its gradient; None: no hint
+    hint: Callable | None = None,
 ) -> Iterator[Step]:
     """Yields T + 1 readings with an SGD update between each two; fewer when q' <= floor, which is the last.
 

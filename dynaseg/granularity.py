@@ -8,7 +8,6 @@ __all__ = ['SPECK', 'MOST_JOINED', 'enlarged', 'joined', 'seeded_cut', 'joining_
 # %% ../nbs/09_granularity.ipynb #9add1a7a
 import warnings
 from functools import cached_property
-from numbers import Integral, Real
 
 import numpy as np
 
@@ -46,7 +45,8 @@ def _elected(labels, rows, columns):
     return result
 
 def _between(N, n):
-    "For each of N pixels: the two of n places that its middle lies between, and how far it is on the way to the second (float32)."
+    """For each of N pixels: the two of n places that its middle lies between, and how far it is on the way to the
+    second (float32)."""
     at = np.clip((np.arange(N) + 0.5) * n / N - 0.5, 0, n - 1)
     first = np.minimum(at.astype(np.int64), max(n - 2, 0))
     return first, np.minimum(first + 1, n - 1), (at - first).astype(np.float32)
@@ -57,7 +57,8 @@ def joined(
     features: np.ndarray, # (s, d) its means
     n: int, # clusters that are to be left
 ) -> np.ndarray: # (s,) int64
-    "For each segment the cluster, from 0, that it is part of once only `n` are left: the pair with the least d(a, b) joins (Ward 1963)."
+    """For each segment the cluster, from 0, that it is part of once only `n` are left: the pair with the least d(a, b)
+    joins (Ward 1963)."""
     sizes = sizes.astype(float)
     d = ((features[:, None] - features[None]) ** 2).sum(-1) * sizes[:, None] * sizes / (sizes[:, None] + sizes)
     np.fill_diagonal(d, np.inf)
@@ -113,10 +114,13 @@ def joining_levels(
         second = apart & ~first
         level = np.where(apart, np.minimum(since[a], since[b]), level)
         a, b = np.where(first, above[a], a), np.where(second, above[b], b)
-    return np.where(np.isneginf(level), level, tree.levels[np.maximum(level, 0).astype(np.int64)]) if len(tree.levels) else level
+    return (np.where(np.isneginf(level), level, tree.levels[np.maximum(level, 0).astype(np.int64)]) if len(tree.levels)
+            else level)
 
 def _attached(tree):
-    "(n,) the patch that each patch hangs below, and the merge that hung it there. The smaller side goes below, so ways up are short."
+    """(n,) the patch that each patch hangs below, and the merge that hung it there.
+
+    The smaller side goes below, so ways up are short."""
     n = len(tree.edges) + 1
     above = np.arange(n)
     since = np.full(n, np.inf)
@@ -137,7 +141,9 @@ def contour_map(
     patches: np.ndarray, # (H, W) ids of the patches; -1: no data
     doubled: bool = False, # the layout of the BSDS tools, with a place between every two pixels
 ) -> np.ndarray: # (H, W) float32, or (2H + 1, 2W + 1)
-    "At each border the level at which it goes, 0 elsewhere. A pixel has the highest level of its borders to the right and below."
+    """At each border the level at which it goes, 0 elsewhere.
+
+    A pixel has the highest level of its borders to the right and below."""
     H, W = patches.shape
     across = _border_levels(tree, patches[:, :-1], patches[:, 1:])
     down = _border_levels(tree, patches[:-1], patches[1:])
@@ -150,10 +156,12 @@ def contour_map(
     contours[1::2, 2:-1:2] = across
     contours[2:-1:2, 1::2] = down
     corners = contours[::2, ::2]
-    for beside in (contours[1::2, ::2], contours[::2, 1::2]): # a corner has the highest level of the borders that meet there
+    # a corner has the highest level of the borders that meet there
+    for beside in (contours[1::2, ::2], contours[::2, 1::2]):
         axis = 0 if beside.shape[0] == H else 1
         padded = np.pad(beside, [(1, 1) if i == axis else (0, 0) for i in (0, 1)])
-        np.maximum(corners, np.maximum(padded.take(range(padded.shape[axis] - 1), axis), padded.take(range(1, padded.shape[axis]), axis)), out=corners)
+        np.maximum(corners, np.maximum(padded.take(range(padded.shape[axis] - 1), axis),
+                                       padded.take(range(1, padded.shape[axis]), axis)), out=corners)
     return contours
 
 def _border_levels(tree, one, other):
@@ -227,7 +235,8 @@ class Hierarchy:
     def segments(self,
         n_segments: int | None = None, # so many
         level: float | None = None, # or all merges up to this level
-        min_size: int | None = None, # pixels of the photo that each has at least; None: no specks, unless more segments are asked for
+        # pixels of the photo that each has at least; None: no specks, unless more segments are asked for
+        min_size: int | None = None,
         floor: int = 1, # segments that a level leaves at least, if there are as many patches
     ) -> np.ndarray: # (n,) int64
         "For each patch its segment. Warns where the photo does not have as many."
@@ -239,10 +248,12 @@ class Hierarchy:
         specks = (self.tree.small < least).sum() if min_size is not None else 0
         possible = int(len(self.sizes) - specks)
         if n_segments < self.islands:
-            warnings.warn(f"n_segments={n_segments}: pixels without data part the photo into {self.islands} pieces, and a segment is connected. "
-                          f"You get {self.islands} segments; n_clusters has no such bound.", stacklevel=4)
+            warnings.warn(f"n_segments={n_segments}: pixels without data part the photo into {self.islands} pieces, "
+                          f"and a segment is connected. You get {self.islands} segments; n_clusters has no such "
+                          f"bound.", stacklevel=4)
         if n_segments > possible:
-            why = f"patches that end in an edge: {possible}" if min_size is None else f"segments of at least {min_size} pixels: {possible}"
+            why = (f"patches that end in an edge: {possible}" if min_size is None
+                   else f"segments of at least {min_size} pixels: {possible}")
             warnings.warn(f"n_segments={n_segments}: the photo has fewer {why}. You get those.", stacklevel=4)
         return cut(self.tree, n_segments=min(n_segments, possible), min_size=least)
 
@@ -268,10 +279,12 @@ class Hierarchy:
         return sizes, sums / sizes[:, None]
 
     def _bounded(self, wanted, found, n_clusters):
-        "How many segments to join: as many as are wanted at least, if there are as many, and not so many that it takes long."
+        """How many segments to join: as many as are wanted at least, if there are as many, and not so many that it
+        takes long."""
         patches = len(self.sizes)
         if n_clusters is not None and n_clusters > patches:
-            warnings.warn(f"n_clusters={n_clusters}: the photo has fewer patches that end in an edge: {patches}. You get those.", stacklevel=5)
+            warnings.warn(f"n_clusters={n_clusters}: the photo has fewer patches that end in an edge: {patches}. You "
+                          f"get those.", stacklevel=5)
         return min(max(wanted, min(found, MOST_JOINED)), patches)
 
     def seeded(self,
@@ -295,7 +308,8 @@ class Hierarchy:
         inside: np.ndarray, # (n,) bool: the patches of a segment
     ) -> np.ndarray: # (n,) bool, some of them
         "One of the two parts into which the tree splits a segment. Raises `InputError` for a single patch."
-        if inside.sum() < 2: raise InputError("This segment is a single patch without an edge inside; it cannot be split.")
+        if inside.sum() < 2:
+            raise InputError("This segment is a single patch without an edge inside; it cannot be split.")
         within = inside[self.tree.edges].all(1)
         edges = self.tree.edges[within]
         small, levels = self.tree.small[within], self.tree.levels[within]
@@ -322,7 +336,8 @@ class Hierarchy:
         return contour_map(self.tree, patches, doubled)
 
 def _like_a_large_one(parts, sizes, features):
-    "The part of each patch; where there are more than can be joined (many small islands), each of the smaller ones goes to the large one most like it."
+    """The part of each patch; where there are more than can be joined (many small islands), each of the smaller ones
+    goes to the large one most like it."""
     from scipy.spatial import cKDTree
     if len(sizes) <= MOST_JOINED: return parts
     large = np.argsort(-sizes, kind="stable")[:MOST_JOINED]
@@ -337,7 +352,8 @@ def _nearest_stroke(labels, strokes, where):
     return np.where(where, strokes[i, j], labels)
 
 def _part_without(edges, order, inside):
-    "(n,) bool: one part of the patches `inside` once the last edge in `order` is left out, or one that no edge connects with the rest."
+    """(n,) bool: one part of the patches `inside` once the last edge in `order` is left out, or one that no edge
+    connects with the rest."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
     n = len(inside)

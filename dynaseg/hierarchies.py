@@ -139,7 +139,9 @@ def rows_of_photo(
     seed: int = 0, # goes to the family
     measures: Sequence[str] = ("region",), # "region", "boundary" or both
 ) -> list[dict]: # one for each level
-    "What one photo adds at each level of a hierarchy. A method that fails is scored as one blank page, and its error is kept."
+    """What one photo adds at each level of a hierarchy.
+
+    A method that fails is scored as one blank page, and its error is kept."""
     image = record.image
     truths = record.ground_truths
     start = perf_counter()
@@ -149,7 +151,8 @@ def rows_of_photo(
         error = f"{type(e).__name__}: {e}".splitlines()[0]
         maps = [np.zeros(image.shape[:2], np.int64)] * len(family.levels)
     seconds = round(perf_counter() - start, 3)
-    rows = [{"image": record.name, "seed": seed, "seconds": seconds, "error": error, "level": level, "n_labels": len(np.unique(labels))}
+    rows = [{"image": record.name, "seed": seed, "seconds": seconds, "error": error, "level": level,
+             "n_labels": len(np.unique(labels))}
             for level, labels in zip(family.levels, maps)]
     for measure in measures:
         sums_of, columns = MEASURES[measure]
@@ -160,17 +163,23 @@ def _rounded(row): return {name: round(value, 6) if isinstance(value, float) els
 
 # %% ../nbs/22_hierarchies.ipynb #75c131da
 def _photos_done(file, columns, chosen):
-    "The rows of photos that the file has whole; what was cut off is taken out of it. Raises `InputError` for a file of another kind."
+    """The rows of photos that the file has whole; what was cut off is taken out of it.
+
+    Raises `InputError` for a file of another kind."""
     if not file.exists() or not file.stat().st_size: return []
     header, *lines = file.read_text(encoding="utf-8").split("\n")
-    if header != ",".join(columns): raise InputError(f"{str(file)!r} holds other columns ({header[:200]}); choose another name.")
-    if lines[-1]: file.write_text("\n".join([header, *lines[:-1], ""]), encoding="utf-8") # a line that was not written to its end
+    if header != ",".join(columns):
+        raise InputError(f"{str(file)!r} holds other columns ({header[:200]}); choose another name.")
+    if lines[-1]:
+        file.write_text("\n".join([header, *lines[:-1], ""]), encoding="utf-8") # a line that was not written to its end
     rows = read_rows(file)
     count = {}
     for row in rows: count[_key(row)] = count.get(_key(row), 0) + 1
-    whole = [row for row in rows if row["method"] not in chosen or count[_key(row)] == len(chosen[row["method"]].levels)]
+    whole = [row for row in rows if row["method"] not in chosen
+             or count[_key(row)] == len(chosen[row["method"]].levels)]
     if len(whole) < len(rows):
-        with writing(file, True) as draft, open(draft, "w", newline="", encoding="utf-8") as f: _table(f, columns).writerows(whole)
+        with writing(file, True) as draft, open(draft, "w", newline="", encoding="utf-8") as f:
+            _table(f, columns).writerows(whole)
     return whole
 
 def _key(row): return row["method"], row["settings"] or "", row["image"], row["seed"]
@@ -194,13 +203,17 @@ def evaluate_levels(
     from tqdm.auto import tqdm
     chosen = _chosen(methods)
     columns = [*COLUMNS, *_columns(measures)]
-    if len(records) and not records[0].ground_truths: raise InputError(f"{records!r} has no ground truths; expected a data set that can be scored.")
-    if settings: chosen = {name: f._replace(maps=partial(f.maps, **settings)) if f.maps is merge_tree else f for name, f in chosen.items()}
+    if len(records) and not records[0].ground_truths:
+        raise InputError(f"{records!r} has no ground truths; expected a data set that can be scored.")
+    if settings:
+        chosen = {name: f._replace(maps=partial(f.maps, **settings)) if f.maps is merge_tree else f
+                  for name, f in chosen.items()}
     words = " ".join(f"{name}={value}" for name, value in settings.items())
     said = {name: words if isinstance(family.maps, partial) else "" for name, family in chosen.items()}
     file = Path(out)
     have = {_key(row) for row in _photos_done(file, columns, chosen)}
-    todo = [(record, name, seed) for record in records for name, family in chosen.items() for seed in (list(seeds) if family.random else [0])
+    todo = [(record, name, seed) for record in records for name, family in chosen.items()
+            for seed in (list(seeds) if family.random else [0])
             if (name, said[name], record.name, seed) not in have]
     with open(file, "a", newline="", encoding="utf-8") as f:
         table = _table(f, columns)
@@ -214,7 +227,8 @@ def _chosen(methods):
     "Name to hierarchy. Raises `InputError`."
     if isinstance(methods, dict): return methods
     if bad := [name for name in methods if name not in FAMILIES]:
-        raise InputError(f"methods names {bad[0]!r}; expected some of {', '.join(FAMILIES)}, or a dict with a `Family` of your own.")
+        raise InputError(f"methods names {bad[0]!r}; expected some of {', '.join(FAMILIES)}, or a dict with a `Family` "
+                         f"of your own.")
     return {name: FAMILIES[name] for name in methods}
 
 def _columns(measures):
@@ -241,7 +255,8 @@ def _seeds(rows):
 def level_table(
     rows: list[dict], # from `evaluate_levels` or `read_rows`, of one data set
 ) -> str: # Markdown
-    "One line for each method and its settings: mean ± sd over seeds of each score, median seconds for all levels of a photo."
+    """One line for each method and its settings: mean ± sd over seeds of each score, median seconds for all levels of a
+    photo."""
     lines = []
     for (method, settings), mine in by_method(rows).items():
         values = [level_scores(of_seed) for of_seed in _seeds(mine)]
@@ -265,7 +280,8 @@ def level_differences(
 ) -> dict[str, tuple[float, float, float]]: # of each score: b - a, and its 95 % interval
     "Paired bootstrap over photos of each score, the mean over seeds. Raises `InputError`."
     images = sorted({row["image"] for row in a})
-    if images != sorted({row["image"] for row in b}): raise InputError("The two methods were run on different photos; expected the same.")
+    if images != sorted({row["image"] for row in b}):
+        raise InputError("The two methods were run on different photos; expected the same.")
     tables = [[_tables(of_seed, images) for of_seed in _seeds(rows)] for rows in (a, b)]
     whole = np.arange(len(images))
     rng = np.random.default_rng(seed)
@@ -286,25 +302,31 @@ def _difference(tables, photos):
     means = [np.mean([_scores(of_seed, photos) for of_seed in seeds], 0) for seeds in tables]
     return means[1] - means[0]
 
-def _scores(tables, photos): return [value for score, sums, counts in tables for value in score(sums[photos], counts[photos]).values()]
+def _scores(tables, photos):
+    return [value for score, sums, counts in tables for value in score(sums[photos], counts[photos]).values()]
 
 # %% ../nbs/22_hierarchies.ipynb #d5f32b9d
 def level_report(
     rows: list[dict], # from `read_rows`, of one data set
     against: str = "no network", # the method that the others are compared with
 ) -> str: # Markdown
-    "The table, and under it each method's differences from `against` with their intervals, where both saw the same photos. Raises `InputError`."
+    """The table, and under it each method's differences from `against` with their intervals, where both saw the same
+    photos. Raises `InputError`."""
     groups = by_method(rows)
     base = next((key for key in groups if key[0] == against), None)
-    if base is None: raise InputError(f"against={against!r}; expected one of {', '.join(dict.fromkeys(method for method, _ in groups))}.")
+    if base is None:
+        raise InputError(f"against={against!r}; expected one of "
+                         f"{', '.join(dict.fromkeys(method for method, _ in groups))}.")
     lines = []
     for (method, settings), mine in groups.items():
-        if (method, settings) == base or {row["image"] for row in mine} != {row["image"] for row in groups[base]}: continue
+        if (method, settings) == base or {row["image"] for row in mine} != {row["image"] for row in groups[base]}:
+            continue
         found = level_differences(groups[base], mine)
         lines.append([method, settings, *(f"{d:+.3f} ({low:+.3f} to {high:+.3f})" for d, low, high in found.values())])
     if not lines: return level_table(rows)
     head = [f"difference from {against}", "settings", *found]
-    return level_table(rows) + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *lines))
+    return (level_table(rows) + "\n\n"
+            + "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *lines)))
 
 # %% ../nbs/22_hierarchies.ipynb #1c5d5c4a
 document(__name__)

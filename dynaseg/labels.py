@@ -25,12 +25,15 @@ def by_area(
     labels: np.ndarray, # (H, W) integers, any values
     valid: np.ndarray | None = None, # (H, W) bool, the pixels with data; None: all
 ) -> np.ndarray: # (H, W) int64
-    "The same partition with ids 0, 1, 2 ... from the largest area to the smallest; ties keep their order. Pixels without data become -1."
+    """The same partition with ids 0, 1, 2 ... from the largest area to the smallest; ties keep their order.
+
+    Pixels without data become -1."""
     if valid is not None:
         result = np.full(labels.shape, -1, np.int64)
         result[valid] = by_area(labels[valid])
         return result
-    small = labels.size and 0 <= labels.min() and labels.max() < labels.size # then counting does, and nothing need be sorted
+    # then counting does, and nothing need be sorted
+    small = labels.size and 0 <= labels.min() and labels.max() < labels.size
     ids = labels.astype(np.int64) if small else np.unique(labels, return_inverse=True)[1]
     counts = np.bincount(ids.ravel())
     rank = np.empty(len(counts), np.int64)
@@ -71,7 +74,9 @@ def label_picture(
     labels: np.ndarray, # (H, W) integers from 0; -1: no label
     image=None, # anything that `load_image` takes: paint each label in its mean colour there; None: in `label_colours`
 ) -> np.ndarray: # (H, W, 3) uint8
-    "The label map in colours: those of `label_colours`, or the mean of an image's; light grey without a label. Raises `InputError` for sizes that differ."
+    """The label map in colours: those of `label_colours`, or the mean of an image's; light grey without a label.
+
+    Raises `InputError` for sizes that differ."""
     grey = (NO_DATA,) * 3
     if image is None:
         most = int(labels.max()) if labels.size else -1
@@ -80,7 +85,8 @@ def label_picture(
         return palette[labels if labels.dtype.kind == "u" else np.maximum(labels, -1)]
     from skimage.color import label2rgb
     image = _photo_of(image, labels)
-    return (label2rgb(labels, as_rgb(image), kind="avg", bg_label=-1, bg_color=np.divide(grey, 255)) * 255).round().astype(np.uint8)
+    return (label2rgb(labels, as_rgb(image), kind="avg", bg_label=-1,
+                      bg_color=np.divide(grey, 255)) * 255).round().astype(np.uint8)
 
 # %% ../nbs/01_labels.ipynb #616b15f5
 def _photo_of(image, labels):

@@ -24,7 +24,8 @@ from .network import ResponseNet
 from .images import InputError, read_image, working_size
 from .loss import loss_gradient
 from .fit import fixed_threads, kept_memory, precision, sgd_step
-from .segmenter import SETTINGS, Checked, Fitted, Segmentation, check_settings, finish, prepare, reading_of, watched
+from .segmenter import (SETTINGS, Checked, Fitted, Segmentation, check_settings, finish, prepare, reading_of,
+                               watched)
 from .words import document
 
 # %% ../nbs/14_many.ipynb #06ab0009
@@ -188,9 +189,10 @@ def batches(
 # %% ../nbs/14_many.ipynb #06ab001c
 def _all_loaded(images, reading):
     "Each photo as a `Picture`. Raises `InputError` or `FileNotFoundError` that says which one cannot be used."
-    if isinstance(images, (str, bytes, os.PathLike)) or not hasattr(images, "__iter__") or getattr(images, "ndim", 4) < 4:
-        raise InputError(f"Got one {type(images).__name__}; expected several photos, as a list. For a single photo there is segment, "
-                         "for a folder segment_folder.")
+    if (isinstance(images, (str, bytes, os.PathLike)) or not hasattr(images, "__iter__")
+        or getattr(images, "ndim", 4) < 4):
+        raise InputError(f"Got one {type(images).__name__}; expected several photos, as a list. For a single photo "
+                         "there is segment, for a folder segment_folder.")
     loaded = []
     for i, image in enumerate(images):
         try: loaded.append(read_image(image, **reading))
@@ -200,15 +202,17 @@ def _all_loaded(images, reading):
 def _check_many(settings, **counts):
     "Raises `InputError` for what only many photos have to heed."
     if unknown := settings.keys() - SETTINGS.keys():
-        raise InputError(f"{', '.join(sorted(unknown))}: no setting here. Many photos take the settings of segment, but no callback.")
+        raise InputError(f"{', '.join(sorted(unknown))}: no setting here. Many photos take the settings of segment, "
+                         f"but no callback.")
     if settings.get("pages") is not None:
-        raise InputError(f"pages={settings['pages']!r}: here each photo is one picture. For all pages of a file pass dynaseg.images.pages(file) as the photos.")
+        raise InputError(f"pages={settings['pages']!r}: here each photo is one picture. For all pages of a file pass "
+                         f"dynaseg.images.pages(file) as the photos.")
     if settings.get("scribbles") is not None:
         raise InputError("scribbles belong to one photo. Give them to segment, photo by photo.")
     if settings.get("features", "cnn") != "cnn" or settings.get("freeze"):
         raise InputError(f"features={settings.get('features', 'cnn')!r}, freeze={settings.get('freeze')!r}: many "
-                         f"photos at once are fitted "
-                         "with features='cnn' alone, and not frozen. Take segment for the photos one by one.")
+                         "photos at once are fitted with features='cnn' alone, and not frozen. Take segment for the "
+                         "photos one by one.")
     for name, value in counts.items():
         if value is not None and (not isinstance(value, Integral) or isinstance(value, bool) or value < 1):
             raise InputError(f"{name}={value!r}; expected a whole number of at least 1.")
@@ -245,7 +249,8 @@ def _groups(pictures, checked, batch):
     "Batches of those without holes; a picture with pixels without data has a fit of its own."
     whole = [i for i, picture in enumerate(pictures) if picture.valid is None]
     shared = batches([pictures[i].pixels for i in whole], checked, batch)
-    return [[whole[k] for k in group] for group in shared] + [[i] for i, picture in enumerate(pictures) if picture.valid is not None]
+    return ([[whole[k] for k in group] for group in shared]
+            + [[i] for i, picture in enumerate(pictures) if picture.valid is not None])
 
 def _prepared(picture, checked):
     "(the photo, ready for its fit; the seconds that it took)."

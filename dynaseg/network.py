@@ -102,7 +102,8 @@ def over_valid(
     net: nn.Module, # whose batch norms in training mode are meant
     valid: torch.Tensor | None, # (h, w) bool, the pixels with data; None: all, and nothing is changed
 ):
-    "While it holds, batch norms take mean and spread over the pixels with data; each other pixel gets the result of the nearest one with data."
+    """While it holds, batch norms take mean and spread over the pixels with data; each other pixel gets the result of
+    the nearest one with data."""
     layers = [] if valid is None else [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm2d)]
     places = {}
     plain = [layer.__dict__.get("forward") for layer in layers]
@@ -125,7 +126,8 @@ def _norm_over(layer, plain, valid, places):
     return forward
 
 def _places(valid, size):
-    "(n,) the places of the pixels with data in a map of another size, and (h w,) for each pixel which of them is nearest."
+    """(n,) the places of the pixels with data in a map of another size, and (h w,) for each pixel which of them is
+    nearest."""
     if size != tuple(valid.shape): valid = valid_at(valid.cpu().numpy(), size)
     seen = valid.cpu().numpy()
     number = seen.ravel().cumsum() - 1

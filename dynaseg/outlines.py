@@ -41,7 +41,8 @@ def perceived(
     image: np.ndarray, # (H, W, C) float32 in [0, 1]
     valid: np.ndarray | None = None, # (H, W) bool, the pixels with data; None: all
 ) -> np.ndarray: # (H, W, C') float32
-    "Colours in which equal distances look about equal: scaled CIELAB for 1 or 3 bands, equal spread of each band otherwise."
+    """Colours in which equal distances look about equal: scaled CIELAB for 1 or 3 bands, equal spread of each band
+    otherwise."""
     from skimage.color import gray2rgb, rgb2lab
     bands = image.shape[-1]
     if bands not in (1, 3):
@@ -67,14 +68,16 @@ def basins(
     valleys: float = 1.2, # blur of the one whose every minimum starts a patch: larger gives fewer
     valid: np.ndarray | None = None, # (h, w) bool, the pixels with data; None: all
 ) -> np.ndarray: # (h, w) int64
-    "Patches that meet where colours change fastest, by scikit-image's `watershed`, ids from 0; each is connected over edges of pixels. -1: no data."
+    """Patches that meet where colours change fastest, by scikit-image's `watershed`, ids from 0; each is connected over
+    edges of pixels. -1: no data."""
     from skimage.measure import label
     from skimage.morphology import local_minima
     from skimage.segmentation import watershed
     valley = slope(colours, valleys)
     if valid is not None: return _basins_within(valley, slope(colours, crests), valid)
     minima = label(local_minima(valley), connectivity=1)
-    if valley.max() < 1e-3 or not minima.any(): return np.zeros(colours.shape[:2], np.int64) # one colour, up to rounding, or an even ramp
+    if valley.max() < 1e-3 or not minima.any():
+        return np.zeros(colours.shape[:2], np.int64) # one colour, up to rounding, or an even ramp
     return watershed(slope(colours, crests), minima, connectivity=1).astype(np.int64) - 1
 
 def _basins_within(valley, crest, valid):
@@ -111,7 +114,8 @@ def texture(
     Hellinger distances of histograms on both sides (after Martin, Fowlkes and Malik 2004)."""
     from skimage.filters import gaussian
     window = np.sqrt(gaussian(soft, sigma, channel_axis=-1))
-    change = [np.linalg.norm(ahead - behind, axis=-1) for ahead, behind in (_both_sides(window, axis, reach) for axis in (0, 1))]
+    change = [np.linalg.norm(ahead - behind, axis=-1)
+              for ahead, behind in (_both_sides(window, axis, reach) for axis in (0, 1))]
     return np.hypot(*change)
 
 def _both_sides(window, axis, reach):
@@ -143,7 +147,8 @@ def surprise(
     sigma: float = 5, # of the windows in which labels are counted, pixels
     reach: int = 4, # how far the middle of a window is from the pixel, pixels
 ) -> np.ndarray: # (h, w), from 0 to 7
-    "How unlikely it is that the labels on both sides of a pixel stand side by side: minus the log of their co-occurrence, against that of each side with itself."
+    """How unlikely it is that the labels on both sides of a pixel stand side by side: minus the log of their
+    co-occurrence, against that of each side with itself."""
     from skimage.filters import gaussian
     chance = co_occurrence(soft, 2 * reach)
     window = gaussian(soft, sigma, channel_axis=-1)
@@ -164,7 +169,9 @@ class RegionGraph(NamedTuple):
     features: np.ndarray # (n, d) means over the region
     inner: np.ndarray # (n, 3) pairs of neighbours inside a region, and the sums of their fine and broad steps
     edges: np.ndarray # (m, 2) ids of two regions that touch, the smaller first
-    border: np.ndarray # (m, 3) pairs of neighbours across their border, and the sums of their fine and broad steps; (m, 6) with those of `label_readings`
+    # (m, 3) pairs of neighbours across their border, and the sums of their fine and broad steps; (m, 6) with those of
+    # `label_readings`
+    border: np.ndarray
 
 # %% ../nbs/08_outlines.ipynb #6b9d6ea8
 def means(
@@ -185,7 +192,8 @@ LEAST_READING = np.float32(0.01) # added everywhere, or no border could stand wh
 def label_readings(
     soft: np.ndarray, # (h, w, q) softmax of the response map
 ) -> np.ndarray: # (h, w, 3) float32
-    "What the labels say of a border at each pixel: texture in small windows, texture in windows of twice the width, surprise."
+    """What the labels say of a border at each pixel: texture in small windows, texture in windows of twice the width,
+    surprise."""
     readings = (texture(soft), texture(soft, sigma=10, reach=8), surprise(soft))
     return np.stack(readings, -1).astype(np.float32) + LEAST_READING
 
@@ -204,7 +212,8 @@ def region_graph(
     readings = []
     features = [means(patches, colours)]
     if soft is not None:
-        readings = [np.mean(_sides(reading), 0) for reading in np.moveaxis(resized(label_readings(soft), patches.shape), -1, 0)]
+        readings = [np.mean(_sides(reading), 0)
+                    for reading in np.moveaxis(resized(label_readings(soft), patches.shape), -1, 0)]
         features.append(np.sqrt(means(patches, resized(soft, patches.shape))) / 2)
     keys, which = np.unique(a[between] * n + b[between], return_inverse=True)
     inner = _sums(a[inside], n, [g[inside] for g in steps])
@@ -224,7 +233,8 @@ def _sums(ids, n, values):
     return np.stack([np.bincount(ids, weights, n) for weights in (None, *values)], 1)
 
 # %% ../nbs/08_outlines.ipynb #08ae786b
-RIDGE = 0.05 # share of the mean variance that is added in each direction: where nothing varies, little must not become much
+# share of the mean variance that is added in each direction: where nothing varies, little must not become much
+RIDGE = 0.05
 TINY = np.finfo(float).tiny
 
 def whitened(
@@ -232,7 +242,8 @@ def whitened(
     edges: np.ndarray, # (m, 2) regions that touch
     weights: np.ndarray, # (m,) how likely each pair is one thing, times the length of its border
 ) -> np.ndarray: # (n, d) float64, with a mean square distance of 1 from their mean
-    "Features whose differences between likely parts of one thing are alike in all directions (after Bar-Hillel and others 2003)."
+    """Features whose differences between likely parts of one thing are alike in all directions (after Bar-Hillel and
+    others 2003)."""
     step = features[edges[:, 0]] - features[edges[:, 1]]
     within = (step * weights[:, None]).T @ step / max(weights.sum(), TINY)
     within += (RIDGE * np.trace(within) / len(within) + TINY) * np.eye(len(within))
@@ -251,7 +262,8 @@ class _Regions:
     "Regions and borders while they merge, as tables of sums: to join is to add."
     def __init__(self, graph):
         sizes = graph.sizes[:, None]
-        self.table = np.concatenate([sizes, graph.inner, graph.features * sizes], 1) # pixels, pairs, fine and broad steps, features
+        # pixels, pairs, fine and broad steps, features
+        self.table = np.concatenate([sizes, graph.inner, graph.features * sizes], 1)
         self.ends = graph.edges
         self.border = graph.border
         self.origin = np.arange(len(graph.edges)) # the border of the graph that this one came from
@@ -299,9 +311,15 @@ class _Regions:
 
 # %% ../nbs/08_outlines.ipynb #fd079bd1
 class MergeTree(NamedTuple):
-    "The merges of n patches in their order. The pairs of patches form a spanning tree, and every segmentation is a cut of it."
-    edges: np.ndarray # (n - 1, 2) int64, two patches that touch, one of each of the two parts that merge; last those between islands, which do not touch
-    levels: np.ndarray # (n - 1,) float64, never falling: the cost, as a multiple of the one that 90 % of the merges stay below; inf: parts that do not touch
+    """The merges of n patches in their order.
+
+    The pairs of patches form a spanning tree, and every segmentation is a cut of it."""
+    # (n - 1, 2) int64, two patches that touch, one of each of the two parts that merge; last those between islands,
+    # which do not touch
+    edges: np.ndarray
+    # (n - 1,) float64, never falling: the cost, as a multiple of the one that 90 % of the merges stay below; inf: parts
+    # that do not touch
+    levels: np.ndarray
     small: np.ndarray # (n - 1,) float64, pixels of the smaller of the two parts; inf for parts that do not touch
 
 def merge_order(
@@ -338,7 +356,8 @@ def _bridges(edges, n):
 TYPICAL = 0.9 # share of the merges that stay below level 1
 
 def _cheapest(ends, cost, share, n):
-    "For each of n regions the one that it joins in this round (most: itself), and the borders that go, the cheapest first."
+    """For each of n regions the one that it joins in this round (most: itself), and the borders that go, the cheapest
+    first."""
     k = int(np.ceil(share * len(cost)))
     cheap = np.argpartition(cost, k - 1)[:k]
     cheap = cheap[np.lexsort((cheap, cost[cheap]))]
@@ -373,10 +392,14 @@ def _smaller_parts(edges, sizes):
 def cut(
     tree: MergeTree, # of n patches
     level: float = np.inf, # merges up to this level are carried out
-    n_segments: int | None = None, # instead of a level: so many segments, from 1 (or the number of islands) to n; `min_size` then only says which merges come first
+    # instead of a level: so many segments, from 1 (or the number of islands) to n; `min_size` then only says which
+    # merges come first
+    n_segments: int | None = None,
     min_size: float = 0, # pixels: merges with a smaller part are carried out first
 ) -> np.ndarray: # (n,) int64
-    "For each patch the segment, from 0, that it is part of. A coarser cut with the same `min_size` gives unions of a finer one's segments."
+    """For each patch the segment, from 0, that it is part of.
+
+    A coarser cut with the same `min_size` gives unions of a finer one's segments."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
     n = len(tree.edges) + 1

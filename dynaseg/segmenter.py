@@ -29,15 +29,17 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClusterMixin
 
-from .export import Table, coco, geojson, pieces, polygons, svg, table, write_ome, write_png, write_table, write_tiff
+from .export import (Table, coco, geojson, pieces, polygons, svg, table, write_ome, write_png, write_table,
+                            write_tiff)
 from .extractors import Extractor
 from .fit import Step, fit, fixed_threads, kept_memory, precision, settled
 from .granularity import Hierarchy
 from .hints import Scribbles, marks_at, read_scribbles, scribble_hint
-from .images import InputError, check_reading, filled, pages as all_pages, read_image, standardise, to_tensor, valid_at, working_size
+from .images import (InputError, check_reading, filled, pages as all_pages, read_image, standardise, to_tensor,
+                            valid_at, working_size)
 from .labels import as_rgb, by_area, overlay, writing
 from .network import labels_at, over_valid
-from .outlines import MergeTree, means, resized, shrunk
+from .outlines import MergeTree, means, resized
 from .pretrained import check_features, response_net
 from .silhouette import silhouette_phase
 from .weighting import DEFAULT_MU, weighting
@@ -94,9 +96,11 @@ TINY = sys.float_info.min # the least number above 0
 
 # %% ../nbs/13_segmenter.ipynb #36c936ab
 PRESETS = {
-    "clusters": dict(level=None, cluster_level=1.4, M=2, p=32, q=32, standardised=True, padding="replicate", T=20, lr=0.1, momentum=0.9,
+    "clusters": dict(level=None, cluster_level=1.4, M=2, p=32, q=32, standardised=True, padding="replicate", T=20,
+                     lr=0.1, momentum=0.9,
                      weight_decay=0.0, tol=0.002, max_pixels=40_000),
-    "paper": dict(level=None, cluster_level=0.0, M=3, p=100, q=100, standardised=False, padding="zeros", T=1000, lr=0.1, momentum=0.9,
+    "paper": dict(level=None, cluster_level=0.0, M=3, p=100, q=100, standardised=False, padding="zeros", T=1000, lr=0.1,
+                  momentum=0.9,
                   weight_decay=0.0, tol=0.0, max_pixels=0),
 }
 PRESETS["segments"] = PRESETS["clusters"] | dict(level=1.4)
@@ -113,13 +117,16 @@ class Segmentation:
     image: np.ndarray # (H, W, C) float32 in [0, 1]
     floor: int | None # least number of labels: opt_nC of the silhouette phase, or `min_labels`; None without one
     stop_reason: str # why the fit ended: "floor", "converged", "iterations" or "interrupted"
-    history: dict[str, np.ndarray] # per iteration: n_labels, weight, sim, con, loss, seconds (since the start of the fit)
+    # per iteration: n_labels, weight, sim, con, loss, seconds (since the start of the fit)
+    history: dict[str, np.ndarray]
     settings: dict # every setting, presets resolved
     seconds: float # for everything but reading the file
     hierarchy: Hierarchy # what answers later questions
-    of_patch: np.ndarray | None = None # (n,) the label of each patch of the hierarchy; None: labels were read pixel by pixel
+    # (n,) the label of each patch of the hierarchy; None: labels were read pixel by pixel
+    of_patch: np.ndarray | None = None
     valid: np.ndarray | None = None # (H, W) bool, False: a pixel without data; None: every pixel counts
-    meta: dict = field(default_factory=dict) # what the source says of itself, as in `dynaseg.images.Picture`: axes, page, pages, place, size of a pixel
+    # what the source says of itself, as in `dynaseg.images.Picture`: axes, page, pages, place, size of a pixel
+    meta: dict = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -133,7 +140,8 @@ class Segmentation:
         return len(np.unique(self.labels if self.valid is None else self.labels[self.valid]))
 
     def regions(self) -> np.ndarray:
-        "(H, W) int64: connected components of the labels, with ids from 0 by falling area; pixels that are out stay -1."
+        """(H, W) int64: connected components of the labels, with ids from 0 by falling area; pixels that are out stay
+        -1."""
         return pieces(self.labels)
 
     def at(self,
@@ -143,7 +151,9 @@ class Segmentation:
         level: float | None = None, # segments of the merge tree, cut at this level: larger is coarser
         min_size: int | None = None, # pixels that each segment has at least
     ) -> "Segmentation":
-        "Another answer of the same fit. Raises `InputError` for what does not go together, warns where the photo does not have as many."
+        """Another answer of the same fit.
+
+        Raises `InputError` for what does not go together, warns where the photo does not have as many."""
         asked = {"n_segments": n_segments, "n_clusters": n_clusters, "level": level}
         if n_segments is n_clusters is level is min_size is None:
             raise InputError("Nothing was asked for; expected n_segments, n_clusters, level or min_size.")
@@ -158,21 +168,27 @@ class Segmentation:
         a: int, # a label
         b: int, # another, which becomes part of a
     ) -> "Segmentation":
-        "The same with two labels made one. Raises `InputError` for labels that are not there, and for segments that do not touch."
+        """The same with two labels made one.
+
+        Raises `InputError` for labels that are not there, and for segments that do not touch."""
         for name, value in (("a", a), ("b", b)): self._there(name, value)
         if a == b: raise InputError(f"a={a} and b={b} are the same label; expected two.")
         if self.kind == "segments" and not _touch(self.labels == a, self.labels == b):
-            raise InputError(f"Segments {a} and {b} do not touch, so they cannot be one segment. Choose two neighbours.")
+            raise InputError(f"Segments {a} and {b} do not touch, so they cannot be one segment. Choose two "
+                             f"neighbours.")
         of_patch = None if self.of_patch is None else np.where(self.of_patch == b, a, self.of_patch)
         return replace(self, **_ordered(np.where(self.labels == b, a, self.labels), of_patch, self.valid))
 
     def split(self,
         a: int, # a label
     ) -> "Segmentation":
-        "The same with a label split in two where the merge tree joins its parts last. Raises `InputError` if it is a single patch."
+        """The same with a label split in two where the merge tree joins its parts last.
+
+        Raises `InputError` if it is a single patch."""
         self._there("a", a)
         if self.of_patch is None:
-            raise InputError("These labels were read pixel by pixel and have no patches to split. Ask for at(n_clusters=...) or at(n_segments=...) first.")
+            raise InputError("These labels were read pixel by pixel and have no patches to split. Ask for "
+                             "at(n_clusters=...) or at(n_segments=...) first.")
         half = self.hierarchy.halves(self.of_patch == a)
         of_patch = np.where(half, self.of_patch.max() + 1, self.of_patch)
         return replace(self, **_ordered(self.hierarchy.at_pixels(of_patch), of_patch, self.valid))
@@ -181,22 +197,28 @@ class Segmentation:
         strokes: np.ndarray, # (H, W) integers: a number for each stroke's colour
         unmarked: int = 0, # the number of pixels without a stroke
     ) -> "Segmentation":
-        "A segmentation that respects strokes: its labels are their numbers, and each marked pixel keeps its own. Raises `InputError`."
+        """A segmentation that respects strokes: its labels are their numbers, and each marked pixel keeps its own.
+
+        Raises `InputError`."""
         strokes = np.asarray(strokes)
         if strokes.shape != self.labels.shape or strokes.dtype.kind not in "biu":
-            raise InputError(f"strokes are {strokes.dtype} of shape {strokes.shape}; expected whole numbers of shape {self.labels.shape}, as the photo.")
+            raise InputError(f"strokes are {strokes.dtype} of shape {strokes.shape}; expected whole numbers of shape "
+                             f"{self.labels.shape}, as the photo.")
         if self.valid is not None: strokes = np.where(self.valid, strokes, unmarked)
         names = np.unique(strokes[strokes != unmarked])
-        if not len(names): raise InputError(f"No pixel is marked: all strokes are {unmarked}, the number for unmarked pixels.")
+        if not len(names):
+            raise InputError(f"No pixel is marked: all strokes are {unmarked}, the number for unmarked pixels.")
         colours = np.where(strokes == unmarked, 0, np.searchsorted(names, strokes) + 1)
         labels = names[self.hierarchy.seeded(colours) - 1].astype(np.int64)
         if self.valid is not None: labels[~self.valid] = -1
-        return replace(self, labels=labels, of_patch=None, settings=self.settings | {"n_segments": None, "n_clusters": None, "level": None})
+        return replace(self, labels=labels, of_patch=None,
+                       settings=self.settings | {"n_segments": None, "n_clusters": None, "level": None})
 
     def contours(self,
         doubled: bool = False, # the layout of the BSDS tools, with a place between every two pixels
     ) -> np.ndarray: # (H, W) float32, or (2H + 1, 2W + 1)
-        "The ultrametric contour map: at each border pixel the level of the merge tree at which the border goes (Arbelaez and others 2011)."
+        """The ultrametric contour map: at each border pixel the level of the merge tree at which the border goes
+        (Arbelaez and others 2011)."""
         return self.hierarchy.contours(doubled)
 
     def _there(self, name, value):
@@ -205,24 +227,34 @@ class Segmentation:
             raise InputError(f"{name}={value!r} is no label here; expected one from 0 to {self.labels.max()}.")
 
     def table(self) -> Table:
-        "Measurements, one row for each connected piece of the labels, with the ids of `regions`: see `dynaseg.export.table`."
+        """Measurements, one row for each connected piece of the labels, with the ids of `regions`: see
+        `dynaseg.export.table`."""
         return table(self.labels, self.image, self.meta)
 
     def polygons(self,
-        crs: str | None = None, # None: the photo's own, pixels if it has none; "pixels"; or another, such as "EPSG:4326" (needs rasterio)
+        # None: the photo's own, pixels if it has none; "pixels"; or another, such as "EPSG:4326" (needs rasterio)
+        crs: str | None = None,
     ) -> list[dict]:
-        "Outlines, one feature of GeoJSON for each row of `table`, which is its properties: see `dynaseg.export.polygons`. Raises `InputError`."
+        """Outlines, one feature of GeoJSON for each row of `table`, which is its properties: see
+        `dynaseg.export.polygons`. Raises `InputError`."""
         return polygons(self.labels, self.meta, crs, self.table())
 
     def save(self,
-        path: str | os.PathLike, # .png, .tif, .ome.tif: label ids; .csv, .parquet: the table; .geojson, .json (COCO), .svg: outlines; .npz: everything
+        # .png, .tif, .ome.tif: label ids; .csv, .parquet: the table; .geojson, .json (COCO), .svg: outlines; .npz:
+        # everything
+        path: str | os.PathLike,
         overwrite: bool = False, # replace a file that exists
-        nodata: int | None = None, # of label pictures, for pixels that are out: None, the largest number of the pixels; 0: ids count from 1
+        # of label pictures, for pixels that are out: None, the largest number of the pixels; 0: ids count from 1
+        nodata: int | None = None,
     ) -> Path: # where it was written
-        "Writes whole or not at all. Raises `FileExistsError`, and `InputError` for an unknown suffix or ids that the format cannot hold."
+        """Writes whole or not at all.
+
+        Raises `FileExistsError`, and `InputError` for an unknown suffix or ids that the format cannot hold."""
         write = _writer(path)
         if nodata is not None and write in _PICTURES: write = partial(write, nodata=nodata)
-        elif nodata is not None: raise InputError(f"nodata={nodata!r} is for label pictures (.png, .tif, .ome.tif). Leave it out for {str(path)!r}.")
+        elif nodata is not None:
+            raise InputError(f"nodata={nodata!r} is for label pictures (.png, .tif, .ome.tif). Leave it out for "
+                             f"{str(path)!r}.")
         with writing(path, overwrite) as draft: write(self, draft)
         return Path(path)
 
@@ -230,18 +262,23 @@ class Segmentation:
         path: str | os.PathLike, # .csv
         overwrite: bool = False, # replace a file that exists
     ) -> Path: # where it was written
-        "Writes the history of the fit as a table, one row for each iteration. Raises `FileExistsError`, and `InputError` for another suffix."
+        """Writes the history of the fit as a table, one row for each iteration.
+
+        Raises `FileExistsError`, and `InputError` for another suffix."""
         if Path(path).suffix.lower() != ".csv": raise InputError(f"{str(path)!r}: expected a name that ends in .csv.")
         names = ["iteration", *self.history]
         rows = np.column_stack([np.arange(len(self.history["loss"])), *self.history.values()])
-        with writing(path, overwrite) as draft: np.savetxt(draft, rows, fmt="%.8g", delimiter=",", header=",".join(names), comments="")
+        with writing(path, overwrite) as draft:
+            np.savetxt(draft, rows, fmt="%.8g", delimiter=",", header=",".join(names), comments="")
         return Path(path)
 
     @classmethod
     def load(cls,
         path: str | os.PathLike, # an .npz file that `save` wrote
     ) -> "Segmentation":
-        "The segmentation of a file, which can be asked as before. Raises `FileNotFoundError`, and `InputError` for another kind of file."
+        """The segmentation of a file, which can be asked as before.
+
+        Raises `FileNotFoundError`, and `InputError` for another kind of file."""
         return _read_npz(path)
 
     def plot(self):
@@ -280,7 +317,8 @@ class Segmentation:
 
     def __repr__(self):
         h, w = self.labels.shape
-        return (f"Segmentation({h}x{w}, {self.n_clusters} {self.kind}, floor={self.floor}, stop_reason={self.stop_reason!r}, "
+        return (f"Segmentation({h}x{w}, {self.n_clusters} {self.kind}, floor={self.floor}, "
+                f"stop_reason={self.stop_reason!r}, "
                 f"iterations={len(self.history['loss']) - 1}, {self.seconds:.1f} s)")
 
 def _touch(one, other):
@@ -308,12 +346,14 @@ def _ordered(labels, of_patch, valid):
 
 # %% ../nbs/13_segmenter.ipynb #b0f28412
 def _write_npz(seg, path):
-    text = {"settings": json.dumps(seg.settings, default=repr), "stop_reason": seg.stop_reason, "meta": json.dumps(_packed(seg.meta))}
+    text = {"settings": json.dumps(seg.settings, default=repr), "stop_reason": seg.stop_reason,
+            "meta": json.dumps(_packed(seg.meta))}
     numbers = {"floor": -1 if seg.floor is None else seg.floor, "seconds": seg.seconds}
     arrays = {"labels": seg.labels, "image": _compact(seg.image), "soft": seg.hierarchy.soft}
     for name in ("of_patch", "valid"):
         if getattr(seg, name) is not None: arrays[name] = getattr(seg, name)
-    arrays |= {"patches": seg.hierarchy.patches.astype(np.int32)} | {f"tree_{name}": values for name, values in seg.hierarchy.tree._asdict().items()}
+    arrays |= ({"patches": seg.hierarchy.patches.astype(np.int32)}
+               | {f"tree_{name}": values for name, values in seg.hierarchy.tree._asdict().items()})
     history = {f"history_{name}": values for name, values in seg.history.items()}
     with open(path, "wb") as file: # given a name, NumPy would append a suffix of its own to some
         np.savez_compressed(file, **arrays, **text, **numbers, **history)
@@ -322,7 +362,8 @@ def _packed(value):
     "The value as JSON can hold it: bytes, tuples and arrays as a list behind the name of their kind."
     if isinstance(value, dict): return {str(key): _packed(v) for key, v in value.items()}
     if isinstance(value, bytes): return ["bytes", base64.b64encode(value).decode("ascii")]
-    if isinstance(value, (tuple, list)): return [type(value).__name__ if type(value) in (tuple, list) else "tuple", *map(_packed, value)]
+    if isinstance(value, (tuple, list)):
+        return [type(value).__name__ if type(value) in (tuple, list) else "tuple", *map(_packed, value)]
     if isinstance(value, np.ndarray): return ["array", str(value.dtype), _packed(value.tolist())]
     if isinstance(value, np.generic): return value.item()
     return value if value is None or isinstance(value, (str, int, float, bool)) else repr(value)
@@ -349,14 +390,18 @@ def _read_npz(path):
         with np.load(path, allow_pickle=False) as file: found = dict(file)
         image = found["image"] / np.float32({"u1": 255, "u2": 65535}.get(found["image"].dtype.str[1:], 1))
         hierarchy = Hierarchy(image, found["soft"], found.get("valid"))
-        hierarchy.__dict__ |= {"patches": found["patches"].astype(np.int64), "tree": MergeTree(*(found[f"tree_{name}"] for name in MergeTree._fields))}
-        history = {name.removeprefix("history_"): values for name, values in found.items() if name.startswith("history_")}
+        hierarchy.__dict__ |= {"patches": found["patches"].astype(np.int64),
+                               "tree": MergeTree(*(found[f"tree_{name}"] for name in MergeTree._fields))}
+        history = {name.removeprefix("history_"): values for name, values in found.items()
+                   if name.startswith("history_")}
         floor = int(found["floor"])
         return Segmentation(found["labels"], image, None if floor < 0 else floor, str(found["stop_reason"]), history,
-                            json.loads(str(found["settings"])), float(found["seconds"]), hierarchy, found.get("of_patch"), found.get("valid"),
+                            json.loads(str(found["settings"])), float(found["seconds"]), hierarchy,
+                            found.get("of_patch"), found.get("valid"),
                             _unpacked(json.loads(str(found.get("meta", "{}")))))
     except (KeyError, ValueError, OSError, EOFError) as e:
-        raise InputError(f"{str(path)!r} is no segmentation ({type(e).__name__}: {e}). Expected an .npz file that Segmentation.save wrote.") from e
+        raise InputError(f"{str(path)!r} is no segmentation ({type(e).__name__}: {e}). Expected an .npz file that "
+                         f"Segmentation.save wrote.") from e
 
 def _write_png(seg, path, nodata=None): write_png(seg.labels, path, nodata)
 
@@ -375,8 +420,10 @@ def _write_svg(seg, path): Path(path).write_text(svg(seg.labels), encoding="utf-
 def _write_json(content, path): Path(path).write_text(json.dumps(content), encoding="utf-8")
 
 _PICTURES = (_write_png, _write_tiff, _write_ome)
-_WRITERS = {".ome.tif": _write_ome, ".ome.tiff": _write_ome, ".png": _write_png, ".tif": _write_tiff, ".tiff": _write_tiff, ".csv": _write_table,
-            ".parquet": _write_table, ".geojson": _write_geojson, ".json": _write_coco, ".svg": _write_svg, ".npz": _write_npz}
+_WRITERS = {".ome.tif": _write_ome, ".ome.tiff": _write_ome, ".png": _write_png, ".tif": _write_tiff,
+            ".tiff": _write_tiff, ".csv": _write_table,
+            ".parquet": _write_table, ".geojson": _write_geojson, ".json": _write_coco, ".svg": _write_svg,
+            ".npz": _write_npz}
 
 def _writer(path):
     "What writes a file of that name. Raises `InputError` for an unknown suffix."
@@ -424,7 +471,8 @@ def _watch(
     return Fitted(step.response, reason, dict(zip(names, map(np.array, zip(*rows)))))
 
 def _diverged(loss, updates):
-    return f"The loss became {loss} after {updates} updates: lower lr or mu, or look at what a weighting of your own returns."
+    return (f"The loss became {loss} after {updates} updates: lower lr or mu, or look at what a weighting of your own "
+            f"returns.")
 
 # %% ../nbs/13_segmenter.ipynb #0a382b3c
 @torch.inference_mode(False)
@@ -432,25 +480,36 @@ def segment(
     image, # whatever `read_image` takes: path, bytes, PIL image, array (H, W[, C]), tensor ([C,] H, W), xarray ...
     *,
     # What you get
-    preset: one_of("clusters", "segments", "paper") = "clusters", # "clusters", "segments" or "paper" (the published method): where settings that are None come from
+
+    # "clusters", "segments" or "paper" (the published method): where settings that are None come from
+    preset: one_of("clusters", "segments", "paper") = "clusters",
     n_segments: whole(1) = None, # exactly so many connected segments
     n_clusters: whole(1) = None, # exactly so many clusters, each perhaps in several places
-    level: number(0) = None, # connected segments, from merges up to this level of the merge tree: larger is coarser, 1 is typical; no fewer than the floor
+    # connected segments, from merges up to this level of the merge tree: larger is coarser, 1 is typical; no fewer than
+    # the floor
+    level: number(0) = None,
     min_size: whole(0) = None, # pixels of the smallest segment; None: 1/10,000 of the photo
     max_pixels: whole(0) = None, # working resolution of the network, pixels; 0: full resolution
     seed: whole(0, 2**32 - 1) = 0, # of the initial weights and the silhouette sample
     # What is read
-    axes: str | None = None, # letters of the axes, such as "YXC", "CYX" or "ZYX"; None: the source's own, or guessed where beyond doubt
+
+    # letters of the axes, such as "YXC", "CYX" or "ZYX"; None: the source's own, or guessed where beyond doubt
+    axes: str | None = None,
     page: whole(1) = None, # which picture of several, from 1; None: the first, with a warning
     pages: one_of("all") = None, # "all": every picture of several; the result is a list, one segmentation a page
     value_range: tuple[float, float] | None = None, # numbers that become 0 and 1; None: by the rule for numbers
-    nodata: float | bool | Sequence[float] | None = None, # number of pixels without data, or one a band; None: the source's own; False: there is none
+    # number of pixels without data, or one a band; None: the source's own; False: there is none
+    nodata: float | bool | Sequence[float] | None = None,
     mask: Any = None, # image file or array (H, W), not 0 where pixels are used; None: all are
     # The method
-    variant: str | Callable[[int], float] = "fsf", # weight w: "fsf" (q' / mu), "scf" (mu / q'), "fixed" (mu), or a function from q' to w
+
+    # weight w: "fsf" (q' / mu), "scf" (mu / q'), "fixed" (mu), or a function from q' to w
+    variant: str | Callable[[int], float] = "fsf",
     mu: float | None = None, # mu of the weight, in labels; None: the preset's
-    min_labels: str | int | None = "silhouette", # floor for q' at which the fit stops: "silhouette" (opt_nC), a number, or None
-    on: one_of("image", "features") = "image", # what the silhouette phase looks at: colours, or the network's features before the fit
+    # floor for q' at which the fit stops: "silhouette" (opt_nC), a number, or None
+    min_labels: str | int | None = "silhouette",
+    # what the silhouette phase looks at: colours, or the network's features before the fit
+    on: one_of("image", "features") = "image",
     M: whole(1) = None, # M, convolution blocks
     p: whole(1) = None, # p, feature channels
     q: whole(2) = None, # q, response channels: the most labels there can be
@@ -458,17 +517,25 @@ def segment(
     lr: number(TINY, words="a finite number above 0") = None, # learning rate of SGD
     momentum: number(0, 1 - 2**-53, "a number of at least 0 and below 1") = None, # momentum of SGD
     weight_decay: number(0) = None, # weight decay of SGD
-    tol: number(0, 1 - 2**-53, "a number of at least 0 and below 1") = None, # stop when a smaller share of pixels changes, five updates in a row; 0: never
+    # stop when a smaller share of pixels changes, five updates in a row; 0: never
+    tol: number(0, 1 - 2**-53, "a number of at least 0 and below 1") = None,
     standardised: YES_NO = None, # give each band the same mean and spread first (for features="cnn")
     padding: one_of("zeros", "replicate") = None, # what convolutions see beyond the border: zeros, or the nearest pixel
-    cluster_level: number(0) = None, # level of the merge tree whose segments are joined to clusters; 0: labels are read pixel by pixel
+    # level of the merge tree whose segments are joined to clusters; 0: labels are read pixel by pixel
+    cluster_level: number(0) = None,
     # Hints
-    scribbles: str | os.PathLike | np.ndarray | None = None, # strokes: (H, W) whole numbers, or an image file with transparent background; labels are their numbers, further clusters come above
+
+    # strokes: (H, W) whole numbers, or an image file with transparent background; labels are their numbers, further
+    # clusters come above
+    scribbles: str | os.PathLike | np.ndarray | None = None,
     unmarked: whole(-10**9) = 0, # number of pixels without a stroke
     only_scribbled: YES_NO = False, # labels are the numbers of the strokes and nothing else
     # Other networks
-    features: str | Extractor = "cnn", # "cnn", "resnet18-fpn", "resnet18-stem", "timm:NAME", or a network or function of your own
-    weights: str | os.PathLike | None = "DEFAULT", # of a named network: "DEFAULT" (downloaded once), a file, or None (random)
+
+    # "cnn", "resnet18-fpn", "resnet18-stem", "timm:NAME", or a network or function of your own
+    features: str | Extractor = "cnn",
+    # of a named network: "DEFAULT" (downloaded once), a file, or None (random)
+    weights: str | os.PathLike | None = "DEFAULT",
     freeze: bool | None = None, # keep the extractor's weights as they are; None: yes if it brings any
     # Running
     device: str | torch.device | None = None, # where the network is fitted; None: a GPU if there is one
@@ -478,10 +545,12 @@ def segment(
 ) -> Segmentation: # or a list of them, for pages="all"
     """The segments of one image, found without labels or training data (DynaSeg, Guermazi, Ksantini and Khan 2024).
 
-    Pixels without data (nodata, mask, NaN, transparent) take no part in anything; their label is -1. Raises `InputError` for an image or a setting that cannot be used, `FileNotFoundError` for a path that leads nowhere. Warns where
-    a setting cannot be honoured."""
+    Pixels without data (nodata, mask, NaN, transparent) take no part in anything; their label is -1. Raises
+    `InputError` for an image or a setting that cannot be used, `FileNotFoundError` for a path that leads nowhere. Warns
+    where a setting cannot be honoured."""
     given = dict(locals())
-    checked = check_settings(**{name: value for name, value in given.items() if name not in ("image", "progress", "callback")})
+    checked = check_settings(**{name: value for name, value in given.items()
+                                if name not in ("image", "progress", "callback")})
     progress = _checked("progress", progress)
     if checked.settings["pages"] is not None: return _each_page(image, checked, progress, callback)
     return _segmented(read_image(image, **reading_of(checked.settings)), checked, progress, callback)
@@ -501,7 +570,8 @@ def _each_page(image, checked, progress, callback):
         own = {"page": picture.meta["page"], "pages": None, "value_range": picture.meta["value_range"]}
         results.append(_segmented(picture, checked._replace(settings=checked.settings | own), progress, callback))
     if len(results) > 1:
-        warnings.warn(f"{len(results)} pages, each segmented by itself: an id says nothing about the same id on another page.", stacklevel=4)
+        warnings.warn(f"{len(results)} pages, each segmented by itself: an id says nothing about the same id on "
+                      f"another page.", stacklevel=4)
     return results
 
 READING = ("axes", "page", "value_range", "nodata", "mask") # the settings of `read_image`
@@ -513,16 +583,19 @@ def reading_of(
     return {name: settings[name] for name in READING if name in settings}
 
 # %% ../nbs/13_segmenter.ipynb #1b7bbdda
-RULES = {name: hint.__metadata__[0] for name, hint in get_type_hints(segment, include_extras=True).items() if hasattr(hint, "__metadata__")}
+RULES = {name: hint.__metadata__[0] for name, hint in get_type_hints(segment, include_extras=True).items()
+         if hasattr(hint, "__metadata__")}
 
 def _plain(function):
     "The signature with the types alone, without rules."
     hints = get_type_hints(function)
     old = signature(function)
-    return old.replace(parameters=[p.replace(annotation=hints.get(p.name, p.annotation)) for p in old.parameters.values()])
+    return old.replace(parameters=[p.replace(annotation=hints.get(p.name, p.annotation))
+                                   for p in old.parameters.values()])
 
 segment.__signature__ = _plain(segment)
-SETTINGS = {name: p.default for name, p in signature(segment).parameters.items() if name not in ("image", "progress", "callback")}
+SETTINGS = {name: p.default for name, p in signature(segment).parameters.items()
+            if name not in ("image", "progress", "callback")}
 
 def _checked(name, value):
     "The value of a setting by its rule, if it has one. None stands where nothing was said."
@@ -540,14 +613,18 @@ class Checked(NamedTuple):
 def check_settings(
     **given, # of `segment`, all but image, progress and callback
 ) -> Checked:
-    "Everything about the settings that needs no image. Raises `InputError`, and `TypeError` for an unknown name; warns of what will have no effect."
-    if unknown := given.keys() - SETTINGS.keys(): raise TypeError(f"{', '.join(sorted(unknown))}: no settings of segment.")
+    """Everything about the settings that needs no image.
+
+    Raises `InputError`, and `TypeError` for an unknown name; warns of what will have no effect."""
+    if unknown := given.keys() - SETTINGS.keys():
+        raise TypeError(f"{', '.join(sorted(unknown))}: no settings of segment.")
     settings = SETTINGS | given
     settings["preset"] = _checked("preset", settings["preset"])
     answers = [name for name in ("n_segments", "n_clusters", "level") if settings[name] is not None]
     if settings["scribbles"] is not None: _check_scribbled(settings, answers)
     for name, value in PRESETS[settings["preset"]].items():
-        if settings[name] is None and not (name == "level" and (answers or settings["scribbles"] is not None)): settings[name] = value
+        if settings[name] is None and not (name == "level" and (answers or settings["scribbles"] is not None)):
+            settings[name] = value
     settings = {name: _checked(name, value) for name, value in settings.items()}
     settings |= check_reading(**{name: settings[name] for name in ("axes", "value_range", "nodata")})
     if isinstance(settings["mask"], os.PathLike): settings["mask"] = os.fspath(settings["mask"])
@@ -556,7 +633,8 @@ def check_settings(
     _check_answer(settings)
     _warn_of_idle(settings, given)
     check_features(settings["features"], settings["weights"], settings["freeze"])
-    if settings["mu"] is None and isinstance(settings["variant"], str): settings["mu"] = MU[settings["preset"]].get(settings["variant"])
+    if settings["mu"] is None and isinstance(settings["variant"], str):
+        settings["mu"] = MU[settings["preset"]].get(settings["variant"])
     w = weighting(settings["variant"], settings["mu"])
     if settings["mu"] is not None: settings["mu"] = float(settings["mu"])
     settings["min_labels"] = _checked_floor(settings["min_labels"], settings["q"])
@@ -566,7 +644,8 @@ def check_settings(
 def _check_scribbled(settings, answers):
     "Raises `InputError` for questions that do not go with scribbles."
     if answers:
-        raise InputError(f"{answers[0]}={settings[answers[0]]} does not go with scribbles, whose classes are the clusters. Leave it out, and ask the result with at().")
+        raise InputError(f"{answers[0]}={settings[answers[0]]} does not go with scribbles, whose classes are the "
+                         f"clusters. Leave it out, and ask the result with at().")
 
 def _check_answer(settings):
     "Raises `InputError` for two questions at once."
@@ -577,28 +656,38 @@ def _warn_of_idle(settings, given):
     "Warns of settings that were given and have no effect beside the others."
     segments = settings["n_segments"] is not None or settings["level"] is not None
     if isinstance(given.get("min_labels"), Integral) and (segments or settings["n_clusters"] is not None):
-        warnings.warn(f"min_labels={given['min_labels']} is the floor at which the fit stops. It does not set the number of segments or clusters "
-                      "that you get: n_segments and n_clusters do.", stacklevel=5)
+        warnings.warn(f"min_labels={given['min_labels']} is the floor at which the fit stops. It does not set the "
+                      "number of segments or clusters that you get: n_segments and n_clusters do.", stacklevel=5)
     if given.get("cluster_level") not in (None, PRESETS[settings["preset"]]["cluster_level"]) and segments:
-        warnings.warn(f"cluster_level={given['cluster_level']} has no effect on connected segments; it is for clusters.", stacklevel=5)
-    if given.get("min_size") is not None and not segments and settings["n_clusters"] is None and not settings["cluster_level"]:
-        warnings.warn(f"min_size={given['min_size']} has no effect on labels that are read pixel by pixel (cluster_level=0).", stacklevel=5)
+        warnings.warn(f"cluster_level={given['cluster_level']} has no effect on connected segments; it is for "
+                      f"clusters.", stacklevel=5)
+    if (given.get("min_size") is not None and not segments and settings["n_clusters"] is None
+        and not settings["cluster_level"]):
+        warnings.warn(f"min_size={given['min_size']} has no effect on labels that are read pixel by pixel "
+                      f"(cluster_level=0).", stacklevel=5)
 
 def _checked_floor(min_labels, q):
     if min_labels is None or isinstance(min_labels, str) and min_labels == "silhouette": return min_labels
-    if isinstance(min_labels, Integral) and not isinstance(min_labels, bool) and 1 <= min_labels < q: return int(min_labels)
-    raise InputError(f"min_labels={min_labels!r}; expected 'silhouette', None, or a whole number of at least 1 and below q={q}.")
+    if isinstance(min_labels, Integral) and not isinstance(min_labels, bool) and 1 <= min_labels < q:
+        return int(min_labels)
+    raise InputError(f"min_labels={min_labels!r}; expected 'silhouette', None, or a whole number of at least 1 and "
+                     f"below q={q}.")
 
 def _device(device, autocast=False):
-    "The device asked for, or the best there is. Raises `InputError` if it is not there, or does not have bfloat16 when that is asked for."
-    if device is None: device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    """The device asked for, or the best there is.
+
+    Raises `InputError` if it is not there, or does not have bfloat16 when that is asked for."""
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try: torch.zeros(1, device=device, dtype=torch.float32).item()
     except Exception as e: # PyTorch raises RuntimeError, AssertionError or others, by backend
-        raise InputError(f"device={device!r} cannot be used ({str(e).splitlines()[0]}). Leave it out for the best there is, or take 'cpu'.") from e
+        raise InputError(f"device={device!r} cannot be used ({str(e).splitlines()[0]}). Leave it out for the best "
+                         f"there is, or take 'cpu'.") from e
     device = torch.device(device)
     try: precision(device, autocast)
     except RuntimeError as e:
-        raise InputError(f"autocast=True cannot be used with device={str(device)!r} ({str(e).splitlines()[0]}). Leave it out.") from e
+        raise InputError(f"autocast=True cannot be used with device={str(device)!r} ({str(e).splitlines()[0]}). Leave "
+                         f"it out.") from e
     return device
 
 # %% ../nbs/13_segmenter.ipynb #30cbec97
@@ -633,7 +722,8 @@ def prepare(
     size = working_size(image.shape[:2], settings["max_pixels"] or None)
     x = to_tensor(image, size, checked.device, valid)
     seen = valid_at(valid, size, checked.device)
-    if settings["standardised"] and settings["features"] == "cnn": x = standardise(x, seen) # an extractor of another kind expects [0, 1]
+    if settings["standardised"] and settings["features"] == "cnn":
+        x = standardise(x, seen) # an extractor of another kind expects [0, 1]
     x = filled(x, seen)
     names = ("M", "p", "q", "seed", "features", "weights", "freeze", "padding")
     net = response_net(x.shape[1], **{name: settings[name] for name in names}, like=x)
@@ -654,7 +744,8 @@ def _scribbles(settings, size, valid):
     return found
 
 def _clustered(on, image, valid, net, x, seen):
-    "What the silhouette phase clusters: the image, or the feature map before the fit, (h, w, p); of pixels with data alone, (n, p)."
+    """What the silhouette phase clusters: the image, or the feature map before the fit, (h, w, p); of pixels with data
+    alone, (n, p)."""
     if on == "image": return image if valid is None else image[valid]
     with torch.no_grad(), over_valid(net, seen), fixed_threads(x): maps = net.features(x)[0].permute(1, 2, 0)
     return (maps if seen is None else maps[seen]).cpu().numpy()
@@ -685,14 +776,17 @@ def watched(
 ) -> Fitted:
     "The fit of a prepared photo, to its end."
     settings = ready.checked.settings
-    with kept_memory(): return _watch(steps_of(ready), settings["T"], ready.stop_at, settled(settings["tol"]), progress, callback)
+    with kept_memory():
+        return _watch(steps_of(ready), settings["T"], ready.stop_at, settled(settings["tol"]), progress, callback)
 
 # %% ../nbs/13_segmenter.ipynb #585c007d
 LONG = 60 # seconds, from where on a fit is announced
 MUCH = 0.5 # share of the free memory, from where on it is announced
 WORTH_A_TRIAL = 8_000_000 # pixels times updates, of a fit that may be long: the trial takes 1 % of it at most
 CORNER = 128 # pixels, width and height of the trial
-ON_TOP = 1.75 # memory at its highest, by what PyTorch keeps for an update and two more response maps; measured at 160,000 and at 1,000,000 pixels
+# memory at its highest, by what PyTorch keeps for an update and two more response maps; measured at 160,000 and at
+# 1,000,000 pixels
+ON_TOP = 1.75
 
 class Cost(NamedTuple):
     "What a fit takes."
@@ -702,12 +796,15 @@ class Cost(NamedTuple):
 def forecast(
     ready: Prepared, # a photo, from `prepare`
 ) -> Cost | None: # None for a fit that is short
-    "What the fit of a prepared photo will take at most, from a trial on a corner of it. Neither the photo's network nor a random generator is moved."
+    """What the fit of a prepared photo will take at most, from a trial on a corner of it.
+
+    Neither the photo's network nor a random generator is moved."""
     pixels = ready.x[0, 0].numel()
     T = ready.checked.settings["T"]
     if pixels * T < WORTH_A_TRIAL and pixels < WORTH_A_TRIAL / 20: return None
     corner = ready.x[..., :CORNER, :CORNER]
-    trial = ready._replace(net=deepcopy(ready.net), x=corner, checked=ready.checked._replace(weighting=lambda q_prime: 1.0), floor=None)
+    trial = ready._replace(net=deepcopy(ready.net), x=corner,
+                           checked=ready.checked._replace(weighting=lambda q_prime: 1.0), floor=None)
     with torch.random.fork_rng(enabled=ready.x.device.type != "meta"): seconds, memory = _tried(trial)
     more = pixels / corner[0, 0].numel()
     return Cost(seconds * more * T, memory * more)
@@ -783,18 +880,24 @@ def finish(
     settings = ready.checked.settings
     winners = fitted.response.max(0).indices
     used = (winners if ready.seen is None else winners[ready.seen]).unique()
-    if ready.scribbles is not None: used = torch.cat([used, torch.arange(len(ready.scribbles.names), device=used.device)]).unique()
+    if ready.scribbles is not None:
+        used = torch.cat([used, torch.arange(len(ready.scribbles.names), device=used.device)]).unique()
     response = filled(fitted.response[used], ready.seen)
     hierarchy = Hierarchy(ready.image, _kept_softmax(response, ready.image), ready.valid)
-    pixel_by_pixel = not settings["cluster_level"] and all(settings[name] is None for name in ("n_segments", "n_clusters", "level"))
-    if ready.scribbles is not None: answer = _scribbled(hierarchy, ready.scribbles, settings["only_scribbled"], ready.valid)
+    pixel_by_pixel = (not settings["cluster_level"]
+                      and all(settings[name] is None for name in ("n_segments", "n_clusters", "level")))
+    if ready.scribbles is not None:
+        answer = _scribbled(hierarchy, ready.scribbles, settings["only_scribbled"], ready.valid)
     elif pixel_by_pixel: answer = _ordered(labels_at(response, ready.image.shape[:2]).cpu().numpy(), None, ready.valid)
     else: answer = _answer(hierarchy, settings, ready.stop_at, ready.valid)
-    return Segmentation(**answer, image=ready.image, floor=ready.floor, stop_reason=fitted.reason, history=fitted.history, settings=dict(settings),
-                        seconds=time.perf_counter() - ready.start, hierarchy=hierarchy, valid=ready.valid, meta=dict(ready.meta))
+    return Segmentation(**answer, image=ready.image, floor=ready.floor, stop_reason=fitted.reason,
+                        history=fitted.history, settings=dict(settings),
+                        seconds=time.perf_counter() - ready.start, hierarchy=hierarchy, valid=ready.valid,
+                        meta=dict(ready.meta))
 
 def _scribbled(hierarchy, scribbles, only, valid):
-    "The labels of a fit with strokes, as keywords of a `Segmentation`: their numbers, then further clusters by falling area."
+    """The labels of a fit with strokes, as keywords of a `Segmentation`: their numbers, then further clusters by
+    falling area."""
     if only: labels = hierarchy.seeded(scribbles.marks) - 1
     else: labels = _voted(hierarchy, scribbles)
     labels = _named(labels, scribbles.names)
@@ -818,7 +921,8 @@ def _kept_softmax(response, image):
     "(h, w, q') float32: the softmax of the labels in use, at no more pixels than patches are looked for at."
     soft = response.softmax(0)
     size = working_size(soft.shape[1:], MOST_SOFT)
-    if size != tuple(soft.shape[1:]): soft = torch.nn.functional.interpolate(soft[None], size, mode="bilinear", antialias=True)[0]
+    if size != tuple(soft.shape[1:]):
+        soft = torch.nn.functional.interpolate(soft[None], size, mode="bilinear", antialias=True)[0]
     return soft.permute(1, 2, 0).float().cpu().numpy()
 
 MOST_SOFT = 400_000 # pixels
@@ -842,7 +946,8 @@ class DynaSeg(ClusterMixin, BaseEstimator):
         Raises what `segment` raises, and `InputError` for a table of pixels, which has lost its rows and columns, and
         for pages="all"."""
         if self.pages is not None:
-            raise InputError(f"pages={self.pages!r}: an estimator is for one image. Take segment(stack, pages='all'), or page=1.")
+            raise InputError(f"pages={self.pages!r}: an estimator is for one image. Take segment(stack, pages='all'), "
+                             f"or page=1.")
         _refuse_table(X)
         self.segmentation_ = segment(X, **self.get_params())
         self.labels_ = self.segmentation_.labels
@@ -853,8 +958,8 @@ def _refuse_table(X):
     "Raises `InputError` for (pixels, bands), as scikit-learn's other clusterers take them."
     shape = np.shape(X) if hasattr(X, "shape") else ()
     if len(shape) == 2 and shape[1] <= 4 < shape[0]:
-        raise InputError(f"X has the shape {tuple(shape)}; expected one image (H, W, bands). A table of pixels, as from "
-                         "image.reshape(-1, 3), does not say which pixels are neighbours: give the image itself. "
+        raise InputError(f"X has the shape {tuple(shape)}; expected one image (H, W, bands). A table of pixels, as "
+                         "from image.reshape(-1, 3), does not say which pixels are neighbours: give the image itself. "
                          "(A grey image of so few columns: X[..., None].)")
 
 def _estimator_signature():
@@ -868,7 +973,8 @@ DynaSeg.__init__.__signature__ = _estimator_signature()
 # %% ../nbs/13_segmenter.ipynb #1a1ff487
 def _by_preset(name):
     "The default of a setting under each preset, in words; presets that agree are named together."
-    if name == "mu": values = {preset: ", ".join(f"{variant} {mu:g}" for variant, mu in MU[preset].items()) for preset in MU}
+    if name == "mu":
+        values = {preset: ", ".join(f"{variant} {mu:g}" for variant, mu in MU[preset].items()) for preset in MU}
     else: values = {preset: str(of_preset[name]) for preset, of_preset in PRESETS.items()}
     presets = {value: [preset for preset in values if values[preset] == value] for value in values.values()}
     if len(presets) == 1: return f"[{values['paper']}]"

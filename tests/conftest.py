@@ -24,16 +24,19 @@ torch.set_num_threads(1)  # the pictures here are tiny: more threads only get in
 
 
 def pytest_addoption(parser):
-    parser.addoption("--faults", choices=["short", "long"], default="short", help="how often tests/test_faults.py tries to lose something")
+    parser.addoption("--faults", choices=["short", "long"], default="short",
+                     help="how often tests/test_faults.py tries to lose something")
     parser.addoption("--library", action="store_true", help="only what needs the library and no developer's tools")
-    parser.addoption("--site", metavar="DIR", help="a built site for tests/test_site.py, of either engine; without it one is built by smalldocs")
+    parser.addoption("--site", metavar="DIR",
+                     help="a built site for tests/test_site.py, of either engine; without it one is built by smalldocs")
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes minutes")
 
 
-PROJECT = ("test_finish", "test_faults", "test_jupyter", "test_mutations", "test_notebooks", "test_package", "test_repo", "test_site", "test_workflows")
+PROJECT = ("test_finish", "test_faults", "test_jupyter", "test_mutations", "test_notebooks", "test_package",
+           "test_repo", "test_site", "test_workflows")
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -41,7 +44,8 @@ def pytest_ignore_collect(collection_path, config):
     return True if config.getoption("--library") and collection_path.stem in PROJECT else None
 
 
-TOGETHER = ("test_site", "test_jupyter", "test_package", "test_faults")  # each builds something once, for all its tests: one process takes them all
+# each builds something once, for all its tests: one process takes them all
+TOGETHER = ("test_site", "test_jupyter", "test_package", "test_faults")
 FIRST = ("test_notebooks", "test_mutations")  # a few long tests: at the end one process would wait for the other
 
 

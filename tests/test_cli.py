@@ -104,12 +104,8 @@ def test_json_is_one_object_for_each_image(cli, folder, photo):
         assert said["image"] == name and said["error"] is None and said["size"] == size and said["iterations"] in (0, 1,
                                                                                                                    2)
         labels = np.asarray(Image.open(said["labels"]))
-        assert (
-            said["n_labels"] == labels.max() + 1
-            and said["kind"] == "clusters"
-            and said["stop_reason"] in ("floor", "converged", "iterations")
-            and said["seconds"] > 0
-        )
+        assert (said["n_labels"] == labels.max() + 1 and said["kind"] == "clusters"
+                and said["stop_reason"] in ("floor", "converged", "iterations") and said["seconds"] > 0)
         assert isinstance(said["floor"], int) and Path(said["overlay"]).is_file() and Path(said["history"]).is_file()
 
 
@@ -118,18 +114,26 @@ def test_format_says_what_is_written(cli, folder, photo):
     assert (code, err) == (0, "")
     said = json.loads(out)
     names = ["labels.tif", "regions.csv", "regions.geojson", "coco.json", "overlay.png", "history.csv", "settings.json"]
-    assert said["files"] == [str(Path("segments", "photo", name)) for name in names] and sorted(names) == sorted(os.listdir(folder / "segments" / "photo"))
-    assert said["labels"].endswith("labels.tif") and said["regions"].endswith("regions.csv") and said["regions.geojson"].endswith("regions.geojson")
+    assert said["files"] == [str(Path("segments", "photo", name)) for name in names]
+    assert sorted(names) == sorted(os.listdir(folder / "segments" / "photo"))
+    assert said["labels"].endswith("labels.tif")
+    assert said["regions"].endswith("regions.csv")
+    assert said["regions.geojson"].endswith("regions.geojson")
     labels = np.asarray(Image.open(said["labels"]))
     rows = (folder / said["regions"]).read_text().splitlines()
-    assert rows[0].startswith("id,cluster,area") and len(rows) - 1 == len(json.loads(Path(said["regions.geojson"]).read_text())["features"])
+    assert rows[0].startswith("id,cluster,area")
+    assert len(rows) - 1 == len(json.loads(Path(said["regions.geojson"]).read_text())["features"])
     assert said["n_labels"] == labels.max() + 1
 
 
 @pytest.mark.parametrize("wrong", ["gif", "png,jpg", "", ","])
 def test_formats_that_are_not_known(cli, folder, wrong):
     code, out, err = cli("segment", "photo.png", "--format", wrong, *SMALL)
-    assert code == 2 and out == "" and "--format" in err and "ome.tif, csv, parquet, geojson" in err and not (folder / "segments").exists()
+    assert code == 2
+    assert out == ""
+    assert "--format" in err
+    assert "ome.tif, csv, parquet, geojson" in err
+    assert not (folder / "segments").exists()
 
 
 def test_parquet_without_pyarrow_is_said_before_the_work(cli, folder, monkeypatch):
@@ -194,7 +198,9 @@ def test_every_option_reaches_the_library(cli, monkeypatch):
     args = [part for name, value in wanted.items() for part in (f"--{name.replace('_', '-')}", value)]
     wanted |= dict(axes="CYX", page=3, value_range=(0.0, 4095.0), nodata=[-9999.0, 0.0], mask="region.png")
     wanted |= dict(scribbles="strokes.png", unmarked=255, only_scribbled=True)
-    args += ["--scribbles", "strokes.png", "--unmarked", "255", "--only-scribbled", "--axes", "CYX", "--page", "3", "--value-range", "0", "4095", "--nodata", "-9999,0", "--mask", "region.png"]
+    args += ["--scribbles", "strokes.png", "--unmarked", "255", "--only-scribbled"]
+    args += ["--axes", "CYX", "--page", "3", "--value-range", "0", "4095", "--nodata", "-9999,0", "--mask",
+             "region.png"]
     assert cli("segment", "photo.png", *args, "--no-progress", "--no-freeze", "--standardised", "--autocast")[0] == 1
     assert seen == wanted | dict(progress=False, freeze=False, standardised=True, autocast=True)
     assert set(seen) == set(inspect.signature(segment).parameters) - {*NOT_OPTIONS}
@@ -251,10 +257,13 @@ def test_a_page_and_all_pages(cli, stack):
     assert code == 1 and "exists" in err
 
 
-@pytest.mark.parametrize("args, code, words", [(["--page", "x"], 2, "--page 'x'"), (["--page", "4"], 1, "--page 4; 'stack.tif' has 3 pages"),
-                                               (["--nodata", "x"], 2, "--nodata 'x'"), (["--value-range", "5", "1"], 2, "--value-range 5.0 1.0"),
-                                               (["--axes", "CY"], 2, "--axes 'CY'"), (["--mask", "no.png", "--page", "1"], 1, "There is no file 'no.png'"),
-                                               (["--page", "all", "--out", "-"], 2, "--out - takes one page")])
+@pytest.mark.parametrize("args, code, words",
+                         [(["--page", "x"], 2, "--page 'x'"), (["--page", "4"], 1, "--page 4; 'stack.tif' has 3 pages"),
+                          (["--nodata", "x"], 2, "--nodata 'x'"),
+                          (["--value-range", "5", "1"], 2, "--value-range 5.0 1.0"),
+                          (["--axes", "CY"], 2, "--axes 'CY'"),
+                          (["--mask", "no.png", "--page", "1"], 1, "There is no file 'no.png'"),
+                          (["--page", "all", "--out", "-"], 2, "--out - takes one page")])
 def test_mistakes_about_what_is_read(cli, stack, args, code, words):
     found, out, err = cli("segment", "stack.tif", *args, *SMALL)
     assert (found, out) == (code, "") and words in err
@@ -274,7 +283,8 @@ def test_masks_and_fill_values(cli, folder, photo):
     np.save("heights.npy", heights)
     code, out, err = cli("segment", "heights.npy", "-o", "c", *SMALL)
     assert code == 0 and "--nodata -9999" in err and "--nodata none" in err and "value_range" not in err
-    assert cli("segment", "heights.npy", "-o", "d", "--nodata", "-9999", "--value-range", "0", "255", *SMALL)[::2] == (0, "")
+    assert (cli("segment", "heights.npy", "-o", "d", "--nodata", "-9999", "--value-range", "0", "255", *SMALL)[::2]
+            == (0, ""))
     assert cli("segment", "heights.npy", "-o", "e", "--nodata", "none", *SMALL)[0] == 0
     outs = [(np.asarray(Image.open(f"{name}/heights/labels.png")) == 255) for name in "cde"]
     assert (outs[0] == ~mask).all() and (outs[1] == ~mask).all() and not outs[2].any()
@@ -417,12 +427,8 @@ def test_an_address_is_its_own_error(cli, folder):
 
 def test_a_mistake_in_a_process_of_its_own(process, folder):
     done = process("segment", "missing.png", *SMALL)
-    assert (
-        done.returncode == 1
-        and done.stdout == b""
-        and len(done.stderr.decode().splitlines()) == 1
-        and not (folder / "segments").exists()
-    )
+    assert (done.returncode == 1 and done.stdout == b"" and len(done.stderr.decode().splitlines()) == 1
+            and not (folder / "segments").exists())
 
 
 def test_a_bomb_is_refused_unless_allowed(cli, folder, monkeypatch):
@@ -554,13 +560,8 @@ def test_trouble_with_the_output_is_exit_1_and_a_line(cli, album, monkeypatch):
     def full(fd): raise OSError(28, "No space left on device")
     monkeypatch.setattr(os, "fsync", full)
     code, out, err = cli("folder", "in", "out", *FAST)
-    assert (
-        code == 1
-        and out == ""
-        and len(err.splitlines()) == 1
-        and "No space left on device" in err
-        and "same command" in err
-    )
+    assert (code == 1 and out == "" and len(err.splitlines()) == 1 and "No space left on device" in err
+            and "same command" in err)
 
 
 def test_a_photo_that_memory_did_not_suffice_for_is_named(cli, album, monkeypatch):

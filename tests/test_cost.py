@@ -12,7 +12,8 @@ GB = 1e9
 HOUR = 3600
 
 
-@pytest.mark.parametrize("seconds, memory, free", [(60, 8 * GB, 16 * GB), (59, 1, 16 * GB), (1, 8 * GB, 16 * GB), (60, 100 * GB, None)])
+@pytest.mark.parametrize("seconds, memory, free",
+                         [(60, 8 * GB, 16 * GB), (59, 1, 16 * GB), (1, 8 * GB, 16 * GB), (60, 100 * GB, None)])
 def test_nothing_is_said_of_short_and_small_fits(seconds, memory, free):
     assert announcement(Cost(seconds, memory), 100_000, 1000, free) == ""
 
@@ -25,14 +26,19 @@ def test_a_minute_or_half_of_the_memory_is_announced(seconds, memory, free):
 
 def test_how_long_how_much_and_what_instead():
     assert announcement(Cost(2 * HOUR, 11 * GB), 12_000_000, 1000, 16 * GB) == (
-        "A fit of 12,000,000 pixels: about 2 hours for 1000 updates, and 11.0 GB of memory (16.0 GB are free). For about a minute: max_pixels=100000.")
+        "A fit of 12,000,000 pixels: about 2 hours for 1000 updates, and 11.0 GB of memory (16.0 GB are free). For "
+        "about a minute: max_pixels=100000.")
     assert announcement(Cost(300, 2 * GB), 150_000, 1000, 16 * GB) == (
-        "A fit of 150,000 pixels: about 5 minutes for 1000 updates, and 2.0 GB of memory (16.0 GB are free). For about a minute: max_pixels=30000 or T=200.")
+        "A fit of 150,000 pixels: about 5 minutes for 1000 updates, and 2.0 GB of memory (16.0 GB are free). For about "
+        "a minute: max_pixels=30000 or T=200.")
     assert announcement(Cost(70, 12 * GB), 4_000_000, 20, 8 * GB) == (
-        "A fit of 4,000,000 pixels: about 70 seconds for 20 updates, and 12.0 GB of memory (8.0 GB are free). For half of the free memory: max_pixels=1000000.")
+        "A fit of 4,000,000 pixels: about 70 seconds for 20 updates, and 12.0 GB of memory (8.0 GB are free). For half "
+        "of the free memory: max_pixels=1000000.")
 
 
-@pytest.mark.parametrize("cost, pixels, T, free", [(Cost(7 * HOUR, 30 * GB), 9_999_999, 1000, 20 * GB), (Cost(61, 1), 3, 1, 1 * GB), (Cost(65, 7.9 * GB), 77_777, 50, 16 * GB)])
+@pytest.mark.parametrize("cost, pixels, T, free",
+                         [(Cost(7 * HOUR, 30 * GB), 9_999_999, 1000, 20 * GB), (Cost(61, 1), 3, 1, 1 * GB),
+                          (Cost(65, 7.9 * GB), 77_777, 50, 16 * GB)])
 def test_what_it_proposes_is_enough(cost, pixels, T, free):
     "Seconds and memory in proportion to pixels: with the proposal neither is too much, unless it is a single pixel."
     proposed = int(announcement(cost, pixels, T, free).split("max_pixels=")[1].split()[0].rstrip("."))
@@ -96,7 +102,8 @@ def test_a_short_fit_is_silent():
 
 def test_the_warning_points_at_the_call(monkeypatch):
     monkeypatch.setattr(segmenter, "forecast", lambda ready: Cost(2 * HOUR, 11 * GB))
-    with pytest.warns(UserWarning, match="about 2 hours") as caught: segment(noise(8, 9), M=1, p=4, q=4, T=2, device="cpu", progress=False)
+    with pytest.warns(UserWarning, match="about 2 hours") as caught:
+        segment(noise(8, 9), M=1, p=4, q=4, T=2, device="cpu", progress=False)
     assert caught[0].filename == __file__
 
 
@@ -107,14 +114,16 @@ def test_the_command_line_says_it_on_stderr_in_its_own_words(monkeypatch, capsys
     monkeypatch.setattr(segmenter, "free_memory", lambda device: 16 * GB)
     monkeypatch.setattr(cli, "_said", set())
     small = ["--T", "2", "--M", "1", "--p", "4", "--q", "4"]
-    monkeypatch.setattr("sys.argv", ["dynaseg", "segment", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), *small])
+    monkeypatch.setattr("sys.argv", ["dynaseg", "segment", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"),
+                                     *small])
     Image.fromarray((noise(8, 9) * 255).astype(np.uint8)).save(tmp_path / "a.png")
     with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
         warnings.simplefilter("always")
         cli.main()
     said = capsys.readouterr()
     assert ended.value.code == 0 and "max_pixels" not in said.err and "pixels: about" not in said.out
-    assert said.err == "warning: A fit of 72 pixels: about 2 hours for 2 updates, and 11.0 GB of memory (16.0 GB are free). For about a minute: --max-pixels 1.\n"
+    assert said.err == ("warning: A fit of 72 pixels: about 2 hours for 2 updates, and 11.0 GB of memory (16.0 GB are "
+                        "free). For about a minute: --max-pixels 1.\n")
 
 
 def test_free_memory():

@@ -367,7 +367,8 @@ def test_a_recorder_does_not_end_or_change_a_fit(photo, quick):
 
 @pytest.mark.parametrize("every", [0, -1, 1.5, "2"])
 def test_recorder_refuses(every):
-    with pytest.raises(InputError, match=f"every={every!r}; expected a whole number of at least 1"): Recorder(every=every)
+    with pytest.raises(InputError, match=f"every={every!r}; expected a whole number of at least 1"):
+        Recorder(every=every)
 
 
 # --- pixels without data

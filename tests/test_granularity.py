@@ -180,7 +180,8 @@ def test_islands_of_a_merge_tree():
     colours[:, 1], colours[:, 3], colours[:, 4] = 1, 2, 5
     patches = np.tile([0, 1, -1, 2, 3], (2, 1))
     tree = merge_order(region_graph(patches, colours))
-    assert sorted(map(sorted, tree.edges[:2].tolist())) == [[0, 1], [2, 3]] and np.isinf(tree.levels).tolist() == [False, False, True]
+    assert sorted(map(sorted, tree.edges[:2].tolist())) == [[0, 1], [2, 3]]
+    assert np.isinf(tree.levels).tolist() == [False, False, True]
     assert cut(tree).tolist() == cut(tree, n_segments=1).tolist() == cut(tree, min_size=99).tolist() == [0, 0, 1, 1]
     assert len(np.unique(cut(tree, n_segments=4))) == 4
     contours = contour_map(tree, patches)
@@ -197,7 +198,8 @@ def test_what_is_left_out_counts_nowhere():
 
 
 def test_patches_of_the_pixels_with_data():
-    "Each is connected, each pixel with data is in one, none reaches over a gap; an even picture has one for each island."
+    """Each is connected, each pixel with data is in one, none reaches over a gap; an even picture has one for each
+    island."""
     from scipy import ndimage
     rng = np.random.default_rng(0)
     valid = rng.random((30, 40)) < 0.8
@@ -216,4 +218,5 @@ def test_more_small_islands_than_can_be_joined():
     h = Hierarchy(image, np.ones((80, 80, 1), np.float32), valid)
     assert h.islands == 1600 > MOST_JOINED
     labels = h.at_pixels(h.clusters(1.0, n_clusters=2))
-    assert len(np.unique(labels[::2, :40:2])) == len(np.unique(labels[::2, 40::2])) == 1 and labels[0, 0] != labels[0, 78]
+    assert len(np.unique(labels[::2, :40:2])) == len(np.unique(labels[::2, 40::2])) == 1
+    assert labels[0, 0] != labels[0, 78]

@@ -4,7 +4,8 @@ import pytest
 from PIL import Image
 
 from dynaseg.benchmark import by_method, read_rows
-from dynaseg.hierarchies import (FAMILIES, Family, evaluate_levels, level_differences, level_report, level_scores, level_table, merge_tree,
+from dynaseg.hierarchies import (FAMILIES, Family, evaluate_levels, level_differences, level_report, level_scores,
+                                 level_table, merge_tree,
                                  rows_of_photo, tree_alone)
 from dynaseg.images import InputError
 from dynaseg.metrics import RegionMeasures
@@ -38,26 +39,33 @@ def test_each_hierarchy_gets_coarser(name):
     maps = family.maps(image, (family.levels[0], family.levels[-1]), 0)
     fine, coarse = (len(np.unique(labels)) for labels in maps)
     assert all(labels.shape == image.shape[:2] and labels.dtype.kind == "i" for labels in maps)
-    assert fine > coarse >= 1 and list(family.levels) == sorted(family.levels, reverse=family.levels[0] > family.levels[-1])
+    assert fine > coarse >= 1
+    assert list(family.levels) == sorted(family.levels, reverse=family.levels[0] > family.levels[-1])
 
 
 def test_the_merge_tree_is_that_of_segment():
     image = Scored("p", 0).image
     for labels, level in zip(merge_tree(image, (1.0, 3.0), seed=2, T=3), (1.0, 3.0)):
-        assert np.array_equal(labels, segment(image, preset="segments", level=level, seed=2, T=3, progress=False).labels)
+        assert np.array_equal(labels, segment(image, preset="segments", level=level, seed=2, T=3,
+                                              progress=False).labels)
 
 
 def test_without_a_network_no_seed_matters():
     image = Scored("p", 1).image
-    for one, other in zip(tree_alone(image, (0.9, 2.0), 0), tree_alone(image, (0.9, 2.0), 1)): assert np.array_equal(one, other)
+    for one, other in zip(tree_alone(image, (0.9, 2.0), 0), tree_alone(image, (0.9, 2.0), 1)):
+        assert np.array_equal(one, other)
 
 
 def test_rows_of_a_photo_by_hand():
-    """Against one truth of six squares and one of two halves, each 16 x 16 x 6 pixels. The truth itself covers the first wholly and of each half a third: (1 + 1/3) / 2.
-    The page covers a sixth of each square and half of each half: (1/6 + 1/2) / 2."""
+    """Against one truth of six squares and one of two halves, each 16 x 16 x 6 pixels.
+
+    The truth itself covers the first wholly and of each half a third: (1 + 1/3) / 2. The page covers a sixth of each
+    square and half of each half: (1/6 + 1/2) / 2."""
     rows = rows_of_photo(Scored("p", 0), ladder(TRUTH, np.zeros_like(TRUTH)), seed=5)
-    assert [(row["level"], row["n_labels"], row["seed"], row["error"]) for row in rows] == [(0, 6, 5, ""), (1, 1, 5, "")]
-    assert [row["covering_sum"] / row["covering_count"] for row in rows] == pytest.approx([(1 + 1 / 3) / 2, (1 / 6 + 1 / 2) / 2])
+    assert ([(row["level"], row["n_labels"], row["seed"], row["error"]) for row in rows]
+            == [(0, 6, 5, ""), (1, 1, 5, "")])
+    assert ([row["covering_sum"] / row["covering_count"] for row in rows]
+            == pytest.approx([(1 + 1 / 3) / 2, (1 / 6 + 1 / 2) / 2]))
 
 
 def test_a_method_that_fails_is_a_blank_page_with_its_error():
@@ -93,7 +101,8 @@ def test_a_file_goes_on_where_it_was_cut(photos, tmp_path):
 def test_random_methods_run_once_for_each_seed(photos, tmp_path):
     methods = {"chance": ladder(TRUTH, HALF)._replace(random=True), "sure": ladder(HALF, HALF)}
     rows = evaluate_levels(photos, methods, seeds=(3, 7), out=tmp_path / "r.csv", progress=False)
-    assert {(row["method"], row["seed"]) for row in rows} == {("chance", 3), ("chance", 7), ("sure", 0)} and len(rows) == 3 * 2 * 3
+    assert {(row["method"], row["seed"]) for row in rows} == {("chance", 3), ("chance", 7), ("sure", 0)}
+    assert len(rows) == 3 * 2 * 3
     head, _, *lines = level_table(rows).splitlines()
     assert "±" in lines[0] and "±" not in lines[1] and "covering ODS" in head and "| 3 | 2 |" in lines[0]
 
@@ -106,14 +115,17 @@ def test_settings_have_rows_of_their_own(tmp_path):
 
 
 def test_boundaries_are_scored_too(photos, tmp_path):
-    rows = evaluate_levels(photos[:1], {"own": ladder(TRUTH, np.zeros_like(TRUTH))}, out=tmp_path / "r.csv", measures=("boundary",), progress=False)
+    rows = evaluate_levels(photos[:1], {"own": ladder(TRUTH, np.zeros_like(TRUTH))}, out=tmp_path / "r.csv",
+                           measures=("boundary",), progress=False)
     scores = level_scores(rows)
     assert scores["boundary ODS"] > 0.6 and "covering ODS" not in scores
 
 
 def test_differences_choose_the_level_anew():
-    """Method b is best at level 0 on photos 0 and 1, at level 1 on photo 2; a is a page. Drawn photos change the level, so the interval is wider than at one level,
-    and the difference itself is that of the two tables."""
+    """Method b is best at level 0 on photos 0 and 1, at level 1 on photo 2; a is a page.
+
+    Drawn photos change the level, so the interval is wider than at one level, and the difference itself is that of the
+    two tables."""
     page = np.zeros_like(TRUTH)
     photos = [Scored(f"p{i}", i, (truth,)) for i, truth in enumerate((TRUTH, TRUTH, HALF))]
     a = [row for photo in photos for row in rows_of_photo(photo, ladder(page, page))]
@@ -134,14 +146,17 @@ def test_the_report_names_its_base(photos, tmp_path):
 
 
 @pytest.mark.parametrize("wrong, message", [
-    (dict(methods=["theirs"]), "'theirs'.*expected some of ours"), (dict(measures=("depth",)), "depth"), (dict(measures=()), "expected region or boundary")])
+    (dict(methods=["theirs"]), "'theirs'.*expected some of ours"), (dict(measures=("depth",)), "depth"),
+    (dict(measures=()), "expected region or boundary")])
 def test_what_cannot_be_scored(photos, tmp_path, wrong, message):
-    with pytest.raises(InputError, match=message): evaluate_levels(photos, **{"methods": ["ours"], "out": tmp_path / "r.csv", "progress": False} | wrong)
+    with pytest.raises(InputError, match=message):
+        evaluate_levels(photos, **{"methods": ["ours"], "out": tmp_path / "r.csv", "progress": False} | wrong)
 
 
 def test_another_file_is_not_touched(photos, tmp_path):
     (tmp_path / "notes.csv").write_text("mine\n1\n")
-    with pytest.raises(InputError, match="other columns"): evaluate_levels(photos, ["ours"], out=tmp_path / "notes.csv", progress=False)
+    with pytest.raises(InputError, match="other columns"):
+        evaluate_levels(photos, ["ours"], out=tmp_path / "notes.csv", progress=False)
     assert (tmp_path / "notes.csv").read_text() == "mine\n1\n"
 
 
@@ -150,13 +165,16 @@ def test_from_the_command_line(tmp_path, python):
     from scipy.io import savemat
     for kind in ("images", "groundTruth"): (tmp_path / "data" / kind / "val").mkdir(parents=True)
     for name in ("1", "2"):
-        Image.fromarray((255 * Scored(name, int(name)).image).astype(np.uint8)).save(tmp_path / "data/images/val" / f"{name}.jpg")
+        photo = Image.fromarray((255 * Scored(name, int(name)).image).astype(np.uint8))
+        photo.save(tmp_path / "data/images/val" / f"{name}.jpg")
         truth = np.empty((1, 1), object)
         truth[0, 0] = {"Segmentation": TRUTH.astype(np.uint16)}
         savemat(tmp_path / "data/groundTruth/val" / f"{name}.mat", {"groundTruth": truth})
     program = "import sys; from dynaseg.cli import main; sys.argv = ['dynaseg', *sys.argv[1:]]; main()"
-    out = python(program, "evaluate", "bsd500", "--root", tmp_path, "--measures", "region", "--methods", "ours,no network", "--T", "2", "--out", tmp_path / "l.csv")
+    out = python(program, "evaluate", "bsd500", "--root", tmp_path, "--measures", "region", "--methods",
+                 "ours,no network", "--T", "2", "--out", tmp_path / "l.csv")
     assert "covering ODS" in out and "| no network |" in out
     assert "difference from no network" in python(program, "report", tmp_path / "l.csv")
-    failed = python(program, "evaluate", "bsd500", "--root", tmp_path, "--measures", "depth", "--out", tmp_path / "m.csv", check=False)
+    failed = python(program, "evaluate", "bsd500", "--root", tmp_path, "--measures", "depth", "--out",
+                    tmp_path / "m.csv", check=False)
     assert failed.returncode == 2 and "depth" in failed.stderr and "Traceback" not in failed.stderr

@@ -39,7 +39,8 @@ def test_gradient_is_that_of_the_formula(seed, q, h, w):
     labels, loss, gradient = scribble_hint(marks)(r.detach(), r.argmax(0))
     by_class = []
     for k in set(marks[marks > 0].tolist()):
-        by_class.append(torch.stack([-torch.log_softmax(r[:, i, j], 0)[k - 1] for i, j in (marks == k).nonzero().tolist()]).mean())
+        by_class.append(torch.stack([-torch.log_softmax(r[:, i, j], 0)[k - 1]
+                                     for i, j in (marks == k).nonzero().tolist()]).mean())
     slow = sum(by_class) / len(by_class)
     slow.backward()
     assert torch.allclose(loss, slow) and torch.allclose(scribble_loss(r, marks), slow)
@@ -76,7 +77,8 @@ def test_classes_survive_and_further_clusters_come_above(photo, strokes):
 
 def test_the_number_for_unmarked_pixels_is_free(photo, strokes):
     one = segment(photo, scribbles=strokes, only_scribbled=True, progress=False)
-    other = segment(photo, scribbles=np.where(strokes == 0, -1, strokes), unmarked=-1, only_scribbled=True, progress=False)
+    other = segment(photo, scribbles=np.where(strokes == 0, -1, strokes), unmarked=-1, only_scribbled=True,
+                    progress=False)
     assert (one.labels == other.labels).all()
 
 
@@ -87,7 +89,9 @@ def test_strokes_from_a_file(tmp_path, strokes):
     Image.fromarray(pixels).save(tmp_path / "strokes.png")
     found = read_scribbles(tmp_path / "strokes.png", (40, 60))
     assert found.names.tolist() == [1, 2]
-    assert (found.marks[strokes == 8] == 1).all() and (found.marks[strokes == 3] == 2).all() and (found.marks > 0).sum() == (strokes > 0).sum()
+    assert (found.marks[strokes == 8] == 1).all()
+    assert (found.marks[strokes == 3] == 2).all()
+    assert (found.marks > 0).sum() == (strokes > 0).sum()
 
 
 def test_command_line(tmp_path, photo, strokes):
@@ -96,7 +100,8 @@ def test_command_line(tmp_path, photo, strokes):
     pixels[strokes == 3] = 255, 0, 0, 255
     pixels[strokes == 8] = 0, 0, 255, 255
     Image.fromarray(pixels).save(tmp_path / "strokes.png")
-    command = ["segment", str(tmp_path / "photo.png"), "-o", str(tmp_path / "out"), "--scribbles", str(tmp_path / "strokes.png"), "--only-scribbled"]
+    command = ["segment", str(tmp_path / "photo.png"), "-o", str(tmp_path / "out"), "--scribbles",
+               str(tmp_path / "strokes.png"), "--only-scribbled"]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert set(np.unique(np.asarray(Image.open(tmp_path / "out" / "photo" / "labels.png")))) == {1, 2}

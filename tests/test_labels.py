@@ -16,7 +16,8 @@ from PIL import Image
 
 from dynaseg import segment
 from dynaseg.images import InputError
-from dynaseg.labels import NO_DATA, as_rgb, by_area, frame_slider, label_colours, label_picture, overlay, regions, show, writing
+from dynaseg.labels import (NO_DATA, as_rgb, by_area, frame_slider, label_colours, label_picture, overlay, regions,
+                            show, writing)
 from partitions import flood, ordered, sets
 
 HALVES = np.array([[0, 0, 0, 1, 1, 1]] * 4)

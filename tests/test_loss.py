@@ -264,4 +264,5 @@ def test_with_pixels_left_out_the_sums_go_over_the_others_and_their_pairs(H, W, 
 
 def test_a_mask_that_is_true_everywhere_gives_the_same():
     r = torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    torch.testing.assert_close(loss_gradient(r, r.argmax(0), 2.0, valid=torch.ones(5, 6, dtype=torch.bool)), loss_gradient(r, r.argmax(0), 2.0))
+    torch.testing.assert_close(loss_gradient(r, r.argmax(0), 2.0, valid=torch.ones(5, 6, dtype=torch.bool)),
+                               loss_gradient(r, r.argmax(0), 2.0))

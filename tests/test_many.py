@@ -418,5 +418,6 @@ def test_photos_with_holes_among_others(photo, quick):
     alone = segment(masked, **quick)
     np.testing.assert_array_equal(results[1].labels, alone.labels)
     assert results[1].labels.min() == -1 and results[1].meta == alone.meta
-    for seg in segment_many([photo, photo[::-1]], mask=np.tri(*photo.shape[:2], 9), **quick): assert ((seg.labels == -1) == (np.tri(24, 30, 9) == 0)).all()
+    for seg in segment_many([photo, photo[::-1]], mask=np.tri(*photo.shape[:2], 9), **quick):
+        assert ((seg.labels == -1) == (np.tri(24, 30, 9) == 0)).all()
     with pytest.raises(InputError, match="pages='all'"): segment_many([photo], pages="all", **quick)

@@ -15,7 +15,8 @@ from dynaseg.napari_plugin import segment_layer, write_labels
 
 ROOT = Path(__file__).resolve().parent.parent
 MANIFEST = ROOT / "dynaseg" / "napari.yaml"
-napari_here = pytest.mark.skipif(importlib.util.find_spec("napari") is None, reason="needs napari: pip install 'dynaseg[napari]'")
+napari_here = pytest.mark.skipif(importlib.util.find_spec("napari") is None,
+                                 reason="needs napari: pip install 'dynaseg[napari]'")
 
 
 def layer(data, rgb=False): return SimpleNamespace(data=data, rgb=rgb, name="photo", scale=(0.5, 0.5), translate=(3, 4))
@@ -31,7 +32,8 @@ def test_a_stack_is_segmented_page_by_page(photo):
     stack = np.stack([photo[..., 0], photo[..., 2], photo[::-1, :, 0]])
     labels, _, _ = segment_layer(layer(stack), n_segments=3)
     assert labels.shape == stack.shape
-    for page, found in zip(stack, labels): assert (found == segment(page, n_segments=3, max_pixels=40_000, progress=False).labels + 1).all()
+    for page, found in zip(stack, labels):
+        assert (found == segment(page, n_segments=3, max_pixels=40_000, progress=False).labels + 1).all()
 
 
 def test_what_is_no_picture_is_refused():
@@ -42,10 +44,13 @@ def test_labels_are_saved_as_outlines(tmp_path):
     labels = np.array([[0, 1, 1], [0, 2, 2]])
     assert write_labels(str(tmp_path / "a.geojson"), labels, {}) == [str(tmp_path / "a.geojson")]
     features = json.loads((tmp_path / "a.geojson").read_text())["features"]
-    assert [f["properties"]["cluster"] for f in features] == [0, 1] and len(features) == 2  # 0 is no label, and 1 the first
+    # 0 is no label, and 1 the first
+    assert [f["properties"]["cluster"] for f in features] == [0, 1]
+    assert len(features) == 2
     write_labels(str(tmp_path / "a.svg"), labels, {})
     write_labels(str(tmp_path / "a.json"), labels, {})
-    assert (tmp_path / "a.svg").read_text().count("<path") == 2 and len(json.loads((tmp_path / "a.json").read_text())["annotations"]) == 2
+    assert (tmp_path / "a.svg").read_text().count("<path") == 2
+    assert len(json.loads((tmp_path / "a.json").read_text())["annotations"]) == 2
     with pytest.raises(InputError, match="ends in one of .geojson"): write_labels(str(tmp_path / "a.png"), labels, {})
     with pytest.raises(InputError, match="one page"): write_labels(str(tmp_path / "b.svg"), labels[None], {})
 
@@ -57,18 +62,21 @@ def test_the_manifest_names_what_is_there():
     for name in commands.values():
         module, function = name.split(":")
         assert callable(getattr(importlib.import_module(module), function))
-    for contribution in (*manifest["contributions"]["widgets"], *manifest["contributions"]["writers"]): assert contribution["command"] in commands
+    for contribution in (*manifest["contributions"]["widgets"], *manifest["contributions"]["writers"]):
+        assert contribution["command"] in commands
 
 
 @pytest.fixture
 def viewer(monkeypatch):
-    "napari's model of a viewer, without a window (which would need OpenGL), with this plugin and those that come with napari."
+    """napari's model of a viewer, without a window (which would need OpenGL), with this plugin and those that come with
+    napari."""
     monkeypatch.setitem(os.environ, "QT_QPA_PLATFORM", "offscreen")
     from napari.components import ViewerModel
     from npe2 import PluginManager, PluginManifest
     manager = PluginManager.instance()
     manager.discover()
-    if "dynaseg" not in [manifest.name for manifest in manager.iter_manifests()]: manager.register(PluginManifest.from_file(MANIFEST))
+    if "dynaseg" not in [manifest.name for manifest in manager.iter_manifests()]:
+        manager.register(PluginManifest.from_file(MANIFEST))
     return ViewerModel()
 
 
@@ -81,7 +89,9 @@ def test_the_panel_in_napari(viewer, photo):
     app = QApplication.instance() or QApplication([])
     contribution, = PluginManager.instance().get_manifest("dynaseg").contributions.widgets
     panel = contribution.get_callable()()
-    assert [w.name for w in panel][:5] == ["image", "n_segments", "n_clusters", "max_pixels", "seed"] and panel.max_pixels.value == 40_000 and app
+    assert [w.name for w in panel][:5] == ["image", "n_segments", "n_clusters", "max_pixels", "seed"]
+    assert panel.max_pixels.value == 40_000
+    assert app
     house = viewer.add_image(photo, name="house", rgb=True, scale=(0.5, 0.5))
     panel.image.choices = [house]
     panel.n_segments.value = 3

@@ -116,12 +116,8 @@ def test_weights_are_uniform_within_one_over_the_root_of_what_a_layer_sees(C, p,
             assert 0.8 * bound < weight.abs().max() <= bound
         assert layer.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)  # that of a uniform distribution
     for norm in (net.features[2], net.features[5], net.classifier[1]):
-        assert (
-            norm.weight.eq(1).all()
-            and norm.bias.eq(0).all()
-            and norm.running_mean.eq(0).all()
-            and norm.running_var.eq(1).all()
-        )
+        assert (norm.weight.eq(1).all() and norm.bias.eq(0).all() and norm.running_mean.eq(0).all()
+                and norm.running_var.eq(1).all())
         assert norm.num_batches_tracked == 0 and norm.num_batches_tracked.dtype == torch.int64
 
 
@@ -133,12 +129,8 @@ def test_only_layers_without_weights_get_some():
     empty.weight.requires_grad_(False)
     net = nn.Sequential(mine, empty)
     assert draw_weights(net, torch.Generator().manual_seed(0)) is net
-    assert (
-        net[0].weight.equal(before)
-        and not net[1].weight.is_meta
-        and net[1].bias is None
-        and not net[1].weight.requires_grad
-    )
+    assert (net[0].weight.equal(before) and not net[1].weight.is_meta and net[1].bias is None
+            and not net[1].weight.requires_grad)
     expected = torch.empty(4, 3, 1, 1).uniform_(-(3**-0.5), 3**-0.5, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(net[1].weight.detach(), expected)
 
@@ -240,11 +232,14 @@ def test_places_are_exact_where_scores_are_not(dtype):
 # --- pixels without data
 
 def test_a_batch_norm_over_the_pixels_with_data():
-    "By hand: 1 and 3 have mean 2 and spread 1; the third pixel, whatever it holds, gets what its neighbour gets. Afterwards all is as it was."
+    """By hand: 1 and 3 have mean 2 and spread 1; the third pixel, whatever it holds, gets what its neighbour gets.
+
+    Afterwards all is as it was."""
     norm = torch.nn.BatchNorm2d(1, eps=1e-12)
     for third in (99.0, -7.0):
         row = torch.tensor([1.0, 3, third]).reshape(1, 1, 1, 3)
-        with over_valid(norm, torch.tensor([[True, True, False]])): torch.testing.assert_close(norm(row).flatten(), torch.tensor([-1.0, 1, 1]))
+        with over_valid(norm, torch.tensor([[True, True, False]])):
+            torch.testing.assert_close(norm(row).flatten(), torch.tensor([-1.0, 1, 1]))
         assert norm(row).flatten()[2].abs() > 1 and "forward" not in vars(norm)
 
 
@@ -264,7 +259,8 @@ def test_a_network_does_not_see_what_has_no_data():
 
 def test_without_holes_nothing_is_changed():
     net, x = cnn_net(3, M=1, p=4, q=5), torch.rand(1, 3, 5, 6)
-    with over_valid(net, None): assert torch.equal(net(x), net(x)) and not any("forward" in vars(layer) for layer in net.modules())
+    with over_valid(net, None):
+        assert torch.equal(net(x), net(x)) and not any("forward" in vars(layer) for layer in net.modules())
     plain = net(x)
     with over_valid(net, torch.ones(5, 6, dtype=torch.bool)): torch.testing.assert_close(net(x), plain)
 

@@ -11,7 +11,8 @@ from skimage.measure import label
 from dynaseg import segment
 from dynaseg.images import load_image
 from dynaseg.labels import regions
-from dynaseg.outlines import (SCALES, MergeTree, _Regions, basins, co_occurrence, cut, label_readings, means, merge_order, neighbour_steps,
+from dynaseg.outlines import (SCALES, MergeTree, _Regions, basins, co_occurrence, cut, label_readings, means,
+                              merge_order, neighbour_steps,
                               perceived, region_graph, resized, shrunk, slope, surprise, texture, whitened)
 
 
@@ -39,7 +40,8 @@ def test_the_graph_counts_every_pair_of_neighbours(patches, seed):
             b = patches[y + dy, x + dx]
             line = inner[a] if a == b else border.setdefault((min(a, b), max(a, b)), np.zeros(3))
             line[:] += (1, *(g[y, x] for g in steps))
-    assert {tuple(e): tuple(np.round(l, 4)) for e, l in zip(graph.edges.tolist(), graph.border)} == {e: tuple(np.round(l, 4)) for e, l in border.items()}
+    assert ({tuple(e): tuple(np.round(l, 4)) for e, l in zip(graph.edges.tolist(), graph.border)}
+            == {e: tuple(np.round(l, 4)) for e, l in border.items()})
     np.testing.assert_allclose(graph.inner, inner, atol=1e-4)
     np.testing.assert_allclose(graph.features, [colours[patches == a].mean(0) for a in range(patches.max() + 1)],
                                atol=1e-5)
@@ -89,7 +91,9 @@ def test_a_graph_by_hand():
         np.testing.assert_allclose(graph.inner[:, column], inner, rtol=1e-3)
         np.testing.assert_allclose(graph.border[:, column], border, rtol=1e-3)
     assert graph.border.shape == (3, 3)  # without a network there are no readings of labels
-    np.testing.assert_allclose(graph.features, [(colours[0, 0] + colours[0, 1] + colours[1, 0]) / 3, colours[0, 2], (colours[1, 1] + colours[1, 2]) / 2], rtol=1e-6)
+    np.testing.assert_allclose(graph.features,
+                               [(colours[0, 0] + colours[0, 1] + colours[1, 0]) / 3, colours[0, 2],
+                                (colours[1, 1] + colours[1, 2]) / 2], rtol=1e-6)
 
 
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 4), st.integers(0, 99))
@@ -138,8 +142,9 @@ def test_texture_by_its_definition(h, w, q):
 
 
 def test_co_occurrence_by_hand():
-    """0 1 0 1 over 2 2 2 2, pairs one pixel apart: three 0-1 and three 2-2 across, two 0-2 and two 1-2 down. Of 20 ordered pairs 6 are 0-1,
-    6 are 2-2, 4 each are 0-2 and 1-2; 0 and 1 stand in 5 each, 2 in 10."""
+    """0 1 0 1 over 2 2 2 2, pairs one pixel apart: three 0-1 and three 2-2 across, two 0-2 and two 1-2 down.
+
+    Of 20 ordered pairs 6 are 0-1, 6 are 2-2, 4 each are 0-2 and 1-2; 0 and 1 stand in 5 each, 2 in 10."""
     soft = np.eye(3, dtype=np.float32)[[[0, 1, 0, 1], [2, 2, 2, 2]]]
     expected = np.array([[0, 3 / 20, 2 / 20], [3 / 20, 0, 2 / 20], [2 / 20, 2 / 20, 6 / 20]])
     chance = np.outer([0.25, 0.25, 0.5], [0.25, 0.25, 0.5])
@@ -153,7 +158,8 @@ def test_surprise_by_its_definition(h, w, q):
     window = np.stack([gaussian_filter(soft[..., i], 1.5, mode="nearest") for i in range(q)], -1)
     chance = co_occurrence(soft, 4)
     def mean(one, other): return sum(chance[k, l] * one[k] * other[l] for k in range(q) for l in range(q))
-    def unlikely(one, other): return max(0, -np.log(max(mean(one, other) / (mean(one, one) * mean(other, other)) ** 0.5, 1e-3)))
+    def unlikely(one, other):
+        return max(0, -np.log(max(mean(one, other) / (mean(one, one) * mean(other, other)) ** 0.5, 1e-3)))
     for (y, x), value in np.ndenumerate(surprise(soft, sigma=1.5, reach=2)):
         across = unlikely(window[y, max(x - 2, 0)], window[y, min(x + 2, w - 1)])
         down = unlikely(window[max(y - 2, 0), x], window[min(y + 2, h - 1), x])
@@ -161,7 +167,9 @@ def test_surprise_by_its_definition(h, w, q):
 
 
 def test_a_pattern_holds_no_surprise():
-    "Stripes of two labels beside a third: texture sees every stripe, surprise the end of the stripes alone. One label everywhere holds none."
+    """Stripes of two labels beside a third: texture sees every stripe, surprise the end of the stripes alone.
+
+    One label everywhere holds none."""
     labels = np.repeat([np.r_[np.arange(60) // 6 % 2, np.full(60, 2)]], 40, 0)
     soft = np.eye(3, dtype=np.float32)[labels]
     found, mixture = surprise(soft, sigma=2, reach=2)[20], texture(soft, sigma=2, reach=2)[20]
@@ -175,15 +183,18 @@ def test_borders_hold_the_readings_along_them():
     patches = np.repeat([[0, 1]], 20, 0).repeat(20, 1)
     soft = np.eye(2, dtype=np.float32)[(np.arange(20) >= 10).astype(int)][None].repeat(10, 0)
     graph = region_graph(patches, np.zeros((20, 40, 3), np.float32), soft)
-    expected = [reading[0, 9:11].mean() + 0.01 for reading in (texture(soft), texture(soft, 10, 8), surprise(soft))]  # the border lies between them
+    # the border lies between them
+    expected = [reading[0, 9:11].mean() + 0.01 for reading in (texture(soft), texture(soft, 10, 8), surprise(soft))]
     assert graph.border[0, 0] == 20
     np.testing.assert_allclose(graph.border[0, 3:] / 20, expected, rtol=1e-3)
     assert label_readings(soft).shape == (10, 20, 3)
 
 
 def test_whitened_by_hand():
-    """Two features, four regions in a square; the pairs that differ in the first feature are likely one thing (weight 1), the others are not (0).
-    Within things only the first varies, by 2: its mean square is 4, and 5 % of the mean of 4 and 0 is added to both, 0.1."""
+    """Two features, four regions in a square; the pairs that differ in the first feature are likely one thing (weight
+    1), the others are not (0).
+    Within things only the first varies, by 2: its mean square is 4, and 5 % of the mean of 4 and 0 is added to both,
+    0.1."""
     features = np.array([[0, 0], [2, 0], [0, 1], [2, 1.0]])
     edges = np.array([[0, 1], [2, 3], [0, 2], [1, 3]])
     found = whitened(features, edges, np.array([1, 1, 0, 0]))
@@ -219,7 +230,9 @@ def neighbours(labels):
 
 
 def slow_kappa(labels, colours, soft, a, b, distance):
-    "What it costs to merge two regions, from the pixels: the formula of the notebook, written again. `distance` is that of their features."
+    """What it costs to merge two regions, from the pixels: the formula of the notebook, written again.
+
+    `distance` is that of their features."""
     cost = (distance + 0.02) ** 0.2 * min((labels == a).sum(), (labels == b).sum()) ** 0.03
     def mean(values): return sum(values) / max(len(values), 1)
     for sigma, power in ((0.6, 1), (2.4, 0.5)):
@@ -233,7 +246,8 @@ def slow_kappa(labels, colours, soft, a, b, distance):
         cost *= (mean(between) / (min(mean(inside[a]), mean(inside[b])) + mean(every) + 1e-6)) ** power
     if soft is None: return cost
     for reading in (texture(soft), texture(soft, 10, 8), surprise(soft)):
-        cost *= mean([(reading[here] + reading[there]) / 2 + 0.01 for here, there, _ in neighbours(labels) if {labels[here], labels[there]} == {a, b}]) ** 0.1
+        cost *= mean([(reading[here] + reading[there]) / 2 + 0.01 for here, there, _ in neighbours(labels)
+                      if {labels[here], labels[there]} == {a, b}]) ** 0.1
     return cost
 
 
@@ -249,7 +263,8 @@ def slow_metric(labels, colours, soft, touching):
     f = slow_features(labels, colours, soft)
     first = {(a, b): slow_kappa(labels, colours, soft, a, b, np.linalg.norm(f[a] - f[b])) for a, b in touching}
     middle = np.median(list(first.values()))
-    length = {pair: sum({labels[here], labels[there]} == set(pair) for here, there, _ in neighbours(labels)) for pair in touching}
+    length = {pair: sum({labels[here], labels[there]} == set(pair) for here, there, _ in neighbours(labels))
+              for pair in touching}
     weight = {pair: length[pair] * np.exp(-first[pair] / middle) for pair in touching}
     within = sum(weight[a, b] * np.outer(f[a] - f[b], f[a] - f[b]) for a, b in touching) / sum(weight.values())
     inverse = np.linalg.inv(within + 0.05 * np.trace(within) / len(within) * np.eye(len(within)))
@@ -258,12 +273,17 @@ def slow_metric(labels, colours, soft, touching):
 
 
 def slow_order(labels, colours, soft=None):
-    "The cost of every merge, one at a time and everything computed anew from the pixels. The features of a part are the means of those of its patches."
+    """The cost of every merge, one at a time and everything computed anew from the pixels.
+
+    The features of a part are the means of those of its patches."""
     patches, labels, costs = labels, labels.copy(), []
-    def touching(): return sorted({tuple(sorted((labels[here], labels[there]))) for here, there, _ in neighbours(labels) if labels[here] != labels[there]})
+    def touching():
+        return sorted({tuple(sorted((labels[here], labels[there]))) for here, there, _ in neighbours(labels)
+                       if labels[here] != labels[there]})
     metric = slow_metric(labels, colours, soft, touching())
     of_patch = slow_features(patches, colours, soft)
-    def feature(name): return np.mean([of_patch[patch] for patch in patches[labels == name].tolist()], 0)  # a pixel, a vote
+    def feature(name):
+        return np.mean([of_patch[patch] for patch in patches[labels == name].tolist()], 0)  # a pixel, a vote
     def distance(a, b): return ((feature(a) - feature(b)) @ metric @ (feature(a) - feature(b))) ** 0.5
     while pairs := touching():
         cost, (a, b) = min((slow_kappa(labels, colours, soft, a, b, distance(a, b)), (a, b)) for a, b in pairs)
@@ -274,7 +294,9 @@ def slow_order(labels, colours, soft=None):
 
 @pytest.mark.parametrize("seed, network", [(0, False), (1, False), (2, True), (3, True)])
 def test_merges_are_those_of_a_slow_reference(seed, network):
-    "With a share of nothing a round does a single merge. The reference shares no code with the library but for the maps of texture and surprise."
+    """With a share of nothing a round does a single merge.
+
+    The reference shares no code with the library but for the maps of texture and surprise."""
     rng = np.random.default_rng(seed)
     patches = regions(rng.integers(0, 3, (5, 6)))
     colours = rng.random((5, 6, 3)).astype(np.float32)
@@ -285,8 +307,10 @@ def test_merges_are_those_of_a_slow_reference(seed, network):
 
 
 def test_readings_and_calm_have_their_powers():
-    """Two regions by hand. The calmer one counts. A whitened distance of two regions of equal size is 2. The product of the readings counts by its tenth root:
-    2 ** 10 makes a factor 2 in kappa."""
+    """Two regions by hand.
+
+    The calmer one counts. A whitened distance of two regions of equal size is 2. The product of the readings counts by
+    its tenth root: 2 ** 10 makes a factor 2 in kappa."""
     graph = region_graph(np.array([[0, 0, 1, 1]]), np.float32([[[0], [1], [5], [6]]]))
     for column in (1, 2): graph.border[0, column] = 4.0  # one pair on the border: its steps are 4
     graph.inner[:] = [[1, 1, 2], [1, 3, 1]]  # mean steps inside: fine 1 and 3, broad 2 and 1

@@ -91,9 +91,10 @@ def test_metadata_says_what_settings_ini_says(wheel, settings):
     assert meta["Requires-Python"] == f">={settings['min_python']}"
     needs = [r for r in meta.get_all("Requires-Dist") if "extra" not in r]
     assert sorted(r.replace(" ", "") for r in needs) == sorted(settings["requirements"].split())
-    extras = {name.removesuffix("_requirements"): settings[name].split() for name in settings if name.endswith("_requirements")}
+    extras = {name.removesuffix("_requirements"): settings[name].split() for name in settings
+              if name.endswith("_requirements")}
     assert sorted(meta.get_all("Provides-Extra")) == sorted(extras) == ["dev", "geo", "napari", "parquet", "timm"]
-    plain = lambda requirement: (requirement.name, requirement.specifier) # without the marker
+    def plain(requirement): return requirement.name, requirement.specifier # without the marker
     for extra, packages in extras.items():
         marked = [r for r in map(Requirement, meta.get_all("Requires-Dist")) if f'extra == "{extra}"' in str(r.marker)]
         assert set(map(plain, marked)) == {plain(Requirement(p)) for p in packages}
@@ -118,11 +119,8 @@ def test_the_demo_writes_labels_overlay_history_and_settings(demo):
                                                                            "settings.json"]
     labels = np.asarray(Image.open(folder / said["labels"]))
     assert labels.dtype == np.uint8 and list(labels.shape) == said["size"] == [427, 640]
-    assert (
-        sorted(np.unique(labels)) == list(range(said["n_labels"]))
-        and said["n_labels"] >= 2
-        and said["kind"] == "clusters"
-    )
+    assert (sorted(np.unique(labels)) == list(range(said["n_labels"])) and said["n_labels"] >= 2
+            and said["kind"] == "clusters")
     assert np.asarray(Image.open(folder / said["overlay"])).shape == (427, 640, 3)
     rows = (folder / said["history"]).read_text().splitlines()
     assert rows[0].startswith("iteration,n_labels,weight") and len(rows) == 1 + said["iterations"] + 1
@@ -159,11 +157,8 @@ def test_five_lines_of_use(clean, tmp_path):
             'from dynaseg.metrics import BestOverlap\n'
             'score = BestOverlap(); score.update(seg.labels, [seg.labels]); print(score.compute()["all"])')
     said = run(clean, "-c", code, cwd=tmp_path)
-    assert (
-        said.startswith("Segmentation(30x40")
-        and (tmp_path / "labels.png").is_file()
-        and (tmp_path / "result.npz").is_file()
-    )
+    assert (said.startswith("Segmentation(30x40") and (tmp_path / "labels.png").is_file()
+            and (tmp_path / "result.npz").is_file())
 
 
 def test_the_command_is_the_module(clean, tmp_path, settings):

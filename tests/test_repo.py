@@ -189,7 +189,8 @@ def test_outputs_are_saved_and_none_is_an_error(path):
 
 def mixes_imports(source):
     "Whether nbdev would run this cell for its imports, and then fail on the names of cells that it does not run."
-    if re.search(r"^#\|\s*(?:exports?|exporti|exec_doc)\b|^#\|\s*eval:\s*false|^\s*[%!]", source, re.MULTILINE): return False
+    if re.search(r"^#\|\s*(?:exports?|exporti|exec_doc)\b|^#\|\s*eval:\s*false|^\s*[%!]", source, re.MULTILINE):
+        return False
     nodes = list(ast.walk(ast.parse(source)))
     imports = any(isinstance(node, (ast.Import, ast.ImportFrom)) for node in nodes)
     return imports and any(isinstance(node, (ast.Expr, ast.Assign)) for node in nodes)
@@ -293,7 +294,8 @@ def test_every_field_has_its_comment(name):
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             for field in node.body:
                 if isinstance(field, ast.AnnAssign) and not field.target.id.startswith("_"):
-                    assert re.search(r"# \S", lines[field.end_lineno - 1]), f"{node.name}.{field.target.id}"
+                    beside, above = lines[field.end_lineno - 1], lines[field.lineno - 2].strip()
+                    assert re.search(r"# \S", beside) or re.match(r"# \S", above), f"{node.name}.{field.target.id}"
 
 
 # --- settings that stand in two places

@@ -164,19 +164,13 @@ def test_settings_are_resolved_and_complete(photo, quick):
     seg = segment(photo, **quick)
     assert set(seg.settings) == set(inspect.signature(segment).parameters) - {"image", "progress", "callback"}
     assert {name: seg.settings[name] for name in ("M", "p", "q", "T")} == dict(M=1, p=8, q=8, T=6)
-    assert (
-        seg.settings["lr"] == PRESETS["clusters"]["lr"]
-        and seg.settings["device"] == "cpu"
-        and seg.settings["preset"] == "clusters"
-    )
+    assert (seg.settings["lr"] == PRESETS["clusters"]["lr"] and seg.settings["device"] == "cpu"
+            and seg.settings["preset"] == "clusters")
     paper = segment(photo, preset="paper", **quick).settings
     assert paper["max_pixels"] == 0 and paper["T"] == 6
     checked, weight, device = check_settings(preset="paper", variant="scf", min_labels=7, device="cpu")
-    assert (
-        {name: checked[name] for name in PRESETS["paper"]} == PRESETS["paper"]
-        and weight(25) == 2
-        and device == torch.device("cpu")
-    )
+    assert ({name: checked[name] for name in PRESETS["paper"]} == PRESETS["paper"] and weight(25) == 2
+            and device == torch.device("cpu"))
 
 
 def test_default_settings_segment_a_photo(photo):
@@ -343,7 +337,8 @@ WAYS_TO_LEAVE_OUT = {
 def test_rows_that_are_out_are_as_if_cut_off(way):
     """The first rows are left out, in whatever way: the fit is that of the picture without them, and the labels agree.
 
-    (Outlines may differ by a pixel in the first row, where the slope of the colours is one-sided once the rows are gone.)"""
+    (Outlines may differ by a pixel in the first row, where the slope of the colours is one-sided once the rows are
+    gone.)"""
     a = halves(np.random.default_rng(0))
     out = np.zeros(a.shape, bool)
     out[:6] = True
@@ -355,7 +350,8 @@ def test_rows_that_are_out_are_as_if_cut_off(way):
         assert adjusted_rand_score(seg.labels[7:].ravel(), without.labels[1:].ravel()) >= 0.97
         assert seg.floor == without.floor
         np.testing.assert_array_equal(seg.history["n_labels"], without.history["n_labels"])
-    assert len(np.unique(seg.labels[6:, :30])) == len(np.unique(seg.labels[6:, 30:])) == 1 and seg.labels[6, 0] != seg.labels[6, 59]
+    assert len(np.unique(seg.labels[6:, :30])) == len(np.unique(seg.labels[6:, 30:])) == 1
+    assert seg.labels[6, 0] != seg.labels[6, 59]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -438,25 +434,33 @@ def test_a_picture_that_is_mostly_hole(quick):
 
 def test_pages(quick, photo):
     stack = np.stack([photo[..., 0], photo[..., 1], photo[..., 2] // 4])
-    with pytest.warns(UserWarning, match="3 pages, each segmented by itself"): results = segment(stack, axes="ZYX", pages="all", **quick)
+    with pytest.warns(UserWarning, match="3 pages, each segmented by itself"):
+        results = segment(stack, axes="ZYX", pages="all", **quick)
     assert [seg.meta["page"] for seg in results] == [1, 2, 3] and [seg.settings["page"] for seg in results] == [1, 2, 3]
     assert {seg.meta["value_range"] for seg in results} == {(0, 255)}  # one range for all: a dark page stays dark
     for seg in results: np.testing.assert_array_equal(segment(stack, **seg.settings, progress=False).labels, seg.labels)
-    np.testing.assert_array_equal(segment(stack, axes="ZYX", page=2, **quick).labels, segment(photo[..., 1], **quick).labels)
-    with pytest.raises(InputError, match="page=2 and pages='all'"): segment(stack, axes="ZYX", page=2, pages="all", **quick)
-    with pytest.raises(InputError, match="an estimator is for one image"): DynaSeg(axes="ZYX", pages="all", **quick).fit(stack)
+    np.testing.assert_array_equal(segment(stack, axes="ZYX", page=2, **quick).labels,
+                                  segment(photo[..., 1], **quick).labels)
+    with pytest.raises(InputError, match="page=2 and pages='all'"):
+        segment(stack, axes="ZYX", page=2, pages="all", **quick)
+    with pytest.raises(InputError, match="an estimator is for one image"):
+        DynaSeg(axes="ZYX", pages="all", **quick).fit(stack)
     with pytest.raises(InputError, match="page=4"): segment(stack, axes="ZYX", page=4, **quick)
 
 
 def test_a_stack_says_that_it_is_one(tmp_path, quick, photo):
     tifffile.imwrite(tmp_path / "stack.tif", np.stack([photo[..., 0]] * 8), photometric="minisblack")
-    with pytest.warns(UserWarning, match="This is page 1 of 8 of .*stack.tif"): seg = segment(tmp_path / "stack.tif", **quick)
+    with pytest.warns(UserWarning, match="This is page 1 of 8 of .*stack.tif"):
+        seg = segment(tmp_path / "stack.tif", **quick)
     assert (seg.meta["page"], seg.meta["pages"]) == (1, 8)
 
 
-@pytest.mark.parametrize("wrong, words", [(dict(axes="YYX"), "axes='YYX'"), (dict(axes=3), "axes=3"), (dict(value_range=(1, 1)), r"value_range=\(1, 1\)"),
-                                          (dict(nodata="x"), "nodata='x'"), (dict(nodata=True), "nodata=True"), (dict(page=0), "page=0"),
-                                          (dict(pages="odd"), "pages='odd'; expected 'all'"), (dict(nodata=[[1]]), "nodata=")])
+@pytest.mark.parametrize("wrong, words", [(dict(axes="YYX"), "axes='YYX'"), (dict(axes=3), "axes=3"),
+                                          (dict(value_range=(1, 1)), r"value_range=\(1, 1\)"),
+                                          (dict(nodata="x"), "nodata='x'"), (dict(nodata=True), "nodata=True"),
+                                          (dict(page=0), "page=0"),
+                                          (dict(pages="odd"), "pages='odd'; expected 'all'"),
+                                          (dict(nodata=[[1]]), "nodata=")])
 def test_wrong_settings_of_reading(wrong, words):
     with pytest.raises(InputError, match=words): check_settings(device="cpu", **wrong)
 
@@ -475,7 +479,8 @@ def test_a_picture_that_was_read_is_taken_as_it_is(photo, quick):
     picture = read_image(photo, mask=np.tri(24, 30, 9), value_range=(0, 200))
     seg = segment(picture, **quick)
     assert seg.valid is picture.valid and seg.meta == picture.meta
-    np.testing.assert_array_equal(seg.labels, segment(photo, mask=np.tri(24, 30, 9), value_range=(0, 200), **quick).labels)
+    np.testing.assert_array_equal(seg.labels,
+                                  segment(photo, mask=np.tri(24, 30, 9), value_range=(0, 200), **quick).labels)
 
 
 # --- one source of settings
@@ -644,11 +649,8 @@ def test_a_callback_ends_the_fit(photo, quick):
         steps = []
         seg = segment(photo, min_labels=None, tol=0, callback=lambda step: steps.append(step)
                       or (answer if len(steps) == 3 else None), **quick)
-        assert (
-            seg.stop_reason == "interrupted"
-            and len(steps) == len(seg.history["loss"]) == 3
-            and is_result(seg, photo.shape)
-        )
+        assert (seg.stop_reason == "interrupted" and len(steps) == len(seg.history["loss"]) == 3
+                and is_result(seg, photo.shape))
     assert segment(photo, min_labels=None, tol=0, callback=lambda step: False, **quick).stop_reason == "iterations"
 
 
@@ -861,10 +863,8 @@ def test_plot_shows_photo_and_segments(seg):
     figure = seg.plot()
     assert isinstance(figure, matplotlib.figure.Figure)
     left, right = figure.axes
-    assert (
-        left.get_title() == "24 × 30, 3 bands"
-        and right.get_title() == f"{seg.n_clusters} clusters, stopped: {seg.stop_reason}"
-    )
+    assert (left.get_title() == "24 × 30, 3 bands"
+            and right.get_title() == f"{seg.n_clusters} clusters, stopped: {seg.stop_reason}")
     np.testing.assert_allclose(left.images[0].get_array(), seg.image)
     np.testing.assert_array_equal(right.images[0].get_array(), overlay(seg.image, seg.labels))
 
@@ -977,29 +977,38 @@ def test_table_polygons_and_masks_have_the_ids_of_the_regions(seg, tmp_path):
     rows = seg.table().rows()
     assert [row["area"] for row in rows] == np.bincount(ids.ravel()).tolist()
     for row, feature in zip(rows, seg.polygons(), strict=True):
-        assert feature["properties"] == row and feature["id"] == row["id"] and row["cluster"] == seg.labels[ids == row["id"]][0]
+        assert feature["properties"] == row
+        assert feature["id"] == row["id"]
+        assert row["cluster"] == seg.labels[ids == row["id"]][0]
     for name in ("regions.csv", "regions.geojson", "coco.json", "regions.svg"): seg.save(tmp_path / name)
-    with open(tmp_path / "regions.csv", newline="") as file: assert [int(row["area"]) for row in csv.DictReader(file)] == [row["area"] for row in rows]
+    with open(tmp_path / "regions.csv", newline="") as file:
+        assert [int(row["area"]) for row in csv.DictReader(file)] == [row["area"] for row in rows]
     assert json.loads((tmp_path / "regions.geojson").read_text())["features"] == seg.polygons()
-    assert [a["area"] for a in json.loads((tmp_path / "coco.json").read_text())["annotations"]] == [row["area"] for row in rows]
+    assert ([a["area"] for a in json.loads((tmp_path / "coco.json").read_text())["annotations"]]
+            == [row["area"] for row in rows])
     assert (tmp_path / "regions.svg").read_text().count("<path") == len(rows)
 
 
 def test_segments_keep_their_ids_in_the_table(seg):
     few = seg.at(n_segments=6)
-    assert (few.regions() == few.labels).all() and few.table()["id"].tolist() == few.table()["cluster"].tolist() == list(range(6))
+    assert (few.regions() == few.labels).all()
+    assert few.table()["id"].tolist() == few.table()["cluster"].tolist() == list(range(6))
 
 
 def test_a_place_goes_from_file_to_file(photo, quick, tmp_path):
-    tags = [(33550, "d", 3, (2, 2, 0), True), (33922, "d", 6, (0, 0, 0, 100, 900, 0), True), (34735, "H", 12, (1, 1, 0, 2, 1024, 0, 1, 1, 3072, 0, 1, 32632), True)]
+    tags = [(33550, "d", 3, (2, 2, 0), True), (33922, "d", 6, (0, 0, 0, 100, 900, 0), True),
+            (34735, "H", 12, (1, 1, 0, 2, 1024, 0, 1, 1, 3072, 0, 1, 32632), True)]
     tifffile.imwrite(tmp_path / "photo.tif", photo, extratags=tags, photometric="rgb", metadata=None)
     placed = segment(tmp_path / "photo.tif", **quick).at(n_segments=4)
     placed.save(tmp_path / "labels.tif")
     placed.save(tmp_path / "regions.geojson")
-    assert read_image(tmp_path / "labels.tif").meta["georeference"] == read_image(tmp_path / "photo.tif").meta["georeference"]
+    assert (read_image(tmp_path / "labels.tif").meta["georeference"]
+            == read_image(tmp_path / "photo.tif").meta["georeference"])
     collection = json.loads((tmp_path / "regions.geojson").read_text())
-    corners = [point for feature in collection["features"] for ring in feature["geometry"]["coordinates"] for point in ring]
-    assert collection["crs"]["properties"]["name"].endswith("EPSG::32632") and [min(corners), max(corners)] == [[100, 852], [160, 900]]
+    corners = [point for feature in collection["features"] for ring in feature["geometry"]["coordinates"]
+               for point in ring]
+    assert collection["crs"]["properties"]["name"].endswith("EPSG::32632")
+    assert [min(corners), max(corners)] == [[100, 852], [160, 900]]
     assert placed.table()["area"].sum() == photo.shape[0] * photo.shape[1]
 
 
@@ -1009,10 +1018,13 @@ def test_nodata_is_for_label_pictures(tmp_path):
     assert np.asarray(Image.open(tmp_path / "a.png")).tolist() == [[0, 1, 255], [0, 0, 255]]
     assert np.asarray(Image.open(tmp_path / "b.tif")).tolist() == [[1, 2, 0], [1, 1, 0]]
     with pytest.raises(InputError, match="nodata=0 is for label pictures"): some.save(tmp_path / "c.csv", nodata=0)
-    assert some.table()["area"].tolist() == [3, 1] and len(some.polygons()) == 2 and some.regions().tolist() == [[0, 1, -1], [0, 0, -1]]
+    assert some.table()["area"].tolist() == [3, 1]
+    assert len(some.polygons()) == 2
+    assert some.regions().tolist() == [[0, 1, -1], [0, 0, -1]]
 
 
-@pytest.mark.parametrize("name", ["labels.png", "result.npz", "regions.csv", "labels.tif", "labels.ome.tif", "regions.geojson"])
+@pytest.mark.parametrize("name", ["labels.png", "result.npz", "regions.csv", "labels.tif", "labels.ome.tif",
+                                  "regions.geojson"])
 def test_nothing_is_overwritten_unless_asked(seg, tmp_path, name):
     path = tmp_path / name
     path.write_text("precious")
@@ -1077,9 +1089,12 @@ def test_parameters_are_the_keywords_of_segment():
 def test_every_setting_is_passed_on(photo, tmp_path):
     mask = tmp_path / "mask.png"
     Image.fromarray(np.tri(24, 30, 20) > 0).save(mask)
-    settings = dict(axes="YXC", page=1, pages=None, value_range=(0.0, 200.0), nodata=False, mask=str(mask), preset="paper", variant="scf", mu=40.0, min_labels=3, on="features", features="cnn", weights=None, freeze=False, M=2, p=6, q=7,
-                    standardised=True, padding="replicate", T=3, lr=0.2, momentum=0.5, weight_decay=0.01, tol=0.1, max_pixels=300, cluster_level=0.5, n_segments=None, n_clusters=3, level=None, min_size=4, seed=9, device="cpu", autocast=True,
-                    scribbles=None, unmarked=0, only_scribbled=False)
+    settings = dict(axes="YXC", page=1, pages=None, value_range=(0.0, 200.0), nodata=False, mask=str(mask),
+                    preset="paper", variant="scf", mu=40.0, min_labels=3, on="features", features="cnn", weights=None,
+                    freeze=False, M=2, p=6, q=7,
+                    standardised=True, padding="replicate", T=3, lr=0.2, momentum=0.5, weight_decay=0.01, tol=0.1,
+                    max_pixels=300, cluster_level=0.5, n_segments=None, n_clusters=3, level=None, min_size=4, seed=9,
+                    device="cpu", autocast=True, scribbles=None, unmarked=0, only_scribbled=False)
     assert set(settings) == set(inspect.signature(segment).parameters) - {"image", "progress", "callback"}
     model = DynaSeg(progress=False, callback=None, **settings).fit(photo)
     assert {name: model.segmentation_.settings[name] for name in settings} == settings

@@ -1,8 +1,8 @@
 """The documentation site, of either engine: its links, and its pages in a browser that has no network.
 
-`pytest tests/test_site.py --site _docs` looks at a site that was built before, by Quarto or by smalldocs; without `--site` smalldocs builds one.
-What differs between the engines stands in `ENGINES`. The browser is Debian's Chromium, driven by Playwright. Where there is none the tests skip and say so; in CI they fail.
-"""
+`pytest tests/test_site.py --site _docs` looks at a site that was built before, by Quarto or by smalldocs; without
+`--site` smalldocs builds one. What differs between the engines stands in `ENGINES`. The browser is Debian's Chromium,
+driven by Playwright. Where there is none the tests skip and say so; in CI they fail. """
 import configparser
 import html
 import http.server
@@ -29,8 +29,10 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
          "--disable-component-update",
          "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
 ENGINES = {
-    "smalldocs": dict(dark="html", edit="https://github.com/{repo}/edit/{branch}/nbs/{page}", results=".smalldocs-search-results a"),
-    "quarto": dict(dark="body", edit="https://github.dev/{repo}/blob/{branch}/nbs/{page}", results="a.search-result-link"),
+    "smalldocs": dict(dark="html", edit="https://github.com/{repo}/edit/{branch}/nbs/{page}",
+                      results=".smalldocs-search-results a"),
+    "quarto": dict(dark="body", edit="https://github.dev/{repo}/blob/{branch}/nbs/{page}",
+                   results="a.search-result-link"),
 }
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
@@ -163,7 +165,8 @@ def test_a_notebook_page_leads_to_colab_and_to_its_source(pages, engine, rel):
         in links
     )
     assert re.search(rf'<a class="colab-badge"[^>]*><img src="{up}images/colab.svg" alt="Open in Colab"', page.text)
-    assert engine["edit"].format(repo=f"{cfg['user']}/{cfg['repo']}", branch=cfg["branch"], page=rel.as_posix()) in links
+    assert (engine["edit"].format(repo=f"{cfg['user']}/{cfg['repo']}", branch=cfg["branch"], page=rel.as_posix())
+            in links)
     assert f"{cfg['git_url']}/blob/{cfg['branch']}/nbs/{rel.as_posix()}" in links
     assert f"{cfg['git_url']}/issues/new" in links
 
@@ -193,17 +196,17 @@ def test_the_text_of_the_title_cell_is_on_the_page(pages):
 def test_definitions_have_signature_parameters_and_source(pages):
     page = pages["segmenter.html"]
     assert {"segment", "dynaseg", "segmentation"} <= page.ids
-    part = re.split(r'<h3[^>]*(?:id|data-anchor-id)="segment(?:-\d)?"', page.text)[-1].split("<h3")[0]  # Quarto's ids stand on sections
-    for words in ("min_labels", "preset", "/blob/main/dynaseg/segmenter.py#L", "<details", "Source"): assert words in part, words
+    # Quarto's ids stand on sections
+    part = re.split(r'<h3[^>]*(?:id|data-anchor-id)="segment(?:-\d)?"', page.text)[-1].split("<h3")[0]
+    for words in ("min_labels", "preset", "/blob/main/dynaseg/segmenter.py#L", "<details", "Source"):
+        assert words in part, words
 
 
 def test_no_link_stands_in_code_as_text(pages):
     "nbdev links the names in the comments of a signature, and code is shown as it is."
     assert [rel for rel, page in pages.items() if re.search(r"\]\([^)\s]+\.html", page.text)] == []
-    assert (
-        tool("pages").plain_code("[`a`](b.html)\n```python\nx: int, # [`a`](b.html) or `c`\n```\n[`a`](b.html)")
-        == "[`a`](b.html)\n```python\nx: int, # `a` or `c`\n```\n[`a`](b.html)"
-    )
+    assert (tool("pages").plain_code("[`a`](b.html)\n```python\nx: int, # [`a`](b.html) or `c`\n```\n[`a`](b.html)")
+            == "[`a`](b.html)\n```python\nx: int, # `a` or `c`\n```\n[`a`](b.html)")
 
 
 def test_every_public_name_is_listed(pages):
@@ -225,7 +228,9 @@ def test_the_link_picture_and_the_icon_are_there(site, pages):
 
 
 def test_no_link_stands_in_a_link_as_text(pages):
-    assert [rel for rel, page in pages.items() if re.search(r"\]\([^)\s]*\)", re.sub(r"<(pre|code|script|style).*?</\1>", "", page.text, flags=re.DOTALL))] == []
+    texts = {rel: re.sub(r"<(pre|code|script|style).*?</\1>", "", page.text, flags=re.DOTALL)
+             for rel, page in pages.items()}
+    assert [rel for rel, text in texts.items() if re.search(r"\]\([^)\s]*\)", text)] == []
     pages = tool("pages")
     assert pages.flat("[the [`f`](a.html) call](b.html#c), [`g`](d.html)") == "[the `f` call](b.html#c), [`g`](d.html)"
     assert pages.flat("[![alt](p.png)](a.html) x[0](y)") == "[![alt](p.png)](a.html) x[0](y)"
@@ -233,8 +238,10 @@ def test_no_link_stands_in_a_link_as_text(pages):
 
 def test_the_navbar_marks_the_part_of_the_page(pages):
     "One part at most, the one that the sidebar has the page in."
-    parts = {"index.html": "Start", "learn.html": "Learn", "many.html": "Learn", "tutorials/index.html": "Tutorials", "tutorials/microscopy.html": "Tutorials",
-             "reference.html": "Reference", "cli.html": "Reference", "benchmarks.html": "Benchmarks", "speed.html": "Benchmarks"}
+    parts = {"index.html": "Start", "learn.html": "Learn", "many.html": "Learn", "tutorials/index.html": "Tutorials",
+             "tutorials/microscopy.html": "Tutorials",
+             "reference.html": "Reference", "cli.html": "Reference", "benchmarks.html": "Benchmarks",
+             "speed.html": "Benchmarks"}
     for name, part in parts.items():
         navbar = re.search(r'<ul class="navbar-nav.*?</ul>', pages[name].text, re.DOTALL)[0]
         active = re.findall(r'<a [^>]*class="nav-link active"[^>]*>(.*?)</a>', navbar, re.DOTALL)
@@ -258,8 +265,10 @@ def test_the_reference_begins_with_ten_names_and_has_contents_and_links(pages, e
 def test_every_tutorial_has_its_card(pages, site):
     page = pages["tutorials/index.html"]
     cards = re.findall(r'<a href="([\w./]+)"[^>]*>\s*<img[^>]*src="([^"]+)"', page.text)
-    cards = {urljoin("tutorials/", link.removeprefix("./")): urljoin("tutorials/index.html", picture) for link, picture in cards}
-    assert {page_of(rel) for rel in NOTEBOOKS if rel.parts[0] == "tutorials"} <= {c if c.startswith("tutorials/") else f"tutorials/{c}" for c in cards}
+    cards = {urljoin("tutorials/", link.removeprefix("./")): urljoin("tutorials/index.html", picture)
+             for link, picture in cards}
+    assert ({page_of(rel) for rel in NOTEBOOKS if rel.parts[0] == "tutorials"}
+            <= {c if c.startswith("tutorials/") else f"tutorials/{c}" for c in cards})
     for picture in cards.values(): assert (site / picture.removeprefix("../")).is_file(), picture
 
 
@@ -356,7 +365,8 @@ def one_of_each_kind(pages):
 
 @pytest.fixture(scope="module")
 def looked_at(visiting, violations, pages):
-    "What is wrong with any page, which is opened once: requests and scripts, pages that are too wide, and axe-core's findings."
+    """What is wrong with any page, which is opened once: requests and scripts, pages that are too wide, and axe-core's
+    findings."""
     wrong, wide, found, heights = [], [], [], {}
     with visiting() as visit:
         for name in pages:
@@ -379,7 +389,8 @@ LONG = 13_000  # pixels on a desk, some fourteen screens
 
 def test_long_pages_open_with_a_summary(looked_at, pages):
     first = {name: re.search(r"<h2[^>]*anchored[^>]*>([^<]*)", page.text) for name, page in pages.items()}
-    missing = [name for name, height in looked_at[3].items() if height > LONG and first[name][1].strip() not in ("In short", "Ten names to begin with")]
+    missing = [name for name, height in looked_at[3].items() if height > LONG
+               and first[name][1].strip() not in ("In short", "Ten names to begin with")]
     assert missing == [] and max(looked_at[3].values()) > LONG
 
 
@@ -414,7 +425,8 @@ def test_dark_pages_have_enough_contrast(visit, violations, pages, engine):
     assert not found, "\n".join(found)
 
 
-QUARTO = Path(__file__).resolve().parent / "quarto"  # pages by hand, in Quarto's form, with the colours that were too pale there
+# pages by hand, in Quarto's form, with the colours that were too pale there
+QUARTO = Path(__file__).resolve().parent / "quarto"
 
 
 @pytest.fixture(scope="module")
@@ -460,7 +472,8 @@ def test_names_in_tables_are_not_broken(quartos):
 
 def test_the_badge_keeps_its_distance(quartos):
     page = quartos("index.html", "light", viewport=PHONE)
-    gap = page.locator(".colab-badge").bounding_box()["y"] - page.evaluate("document.querySelector('.subtitle').getBoundingClientRect().bottom")
+    gap = (page.locator(".colab-badge").bounding_box()["y"]
+           - page.evaluate("document.querySelector('.subtitle').getBoundingClientRect().bottom"))
     assert gap >= 6
 
 

@@ -94,10 +94,8 @@ def test_the_site_reads_words_above_as_help_does(tmp_path, monkeypatch):
 
 
 def test_sections_in_numpydocs_form():
-    assert (
-        described("Pair", SOURCE)
-        == "\n\nAttributes\n----------\nx : float\n    left\ny : float, default 0.5\n    right"
-    )
+    assert (described("Pair", SOURCE)
+            == "\n\nAttributes\n----------\nx : float\n    left\ny : float, default 0.5\n    right")
     assert described("Thing", SOURCE) == "\n\nParameters\n----------\nsize : int\n    of it"
     assert described("f", SOURCE, {"a": "[3]"}, {"b": "some numbers"}).startswith(
         "\n\nParameters\n----------\na\n    first [3]\n*more : int\n    others\nb : some numbers, default [1, 2]\n    "
@@ -105,7 +103,9 @@ def test_sections_in_numpydocs_form():
     assert described("f", SOURCE).endswith("\n\nReturns\n-------\npixels") and section([]) == ""
 
 
-MODULES = ("images", "labels", "network", "loss", "weighting", "silhouette", "fit", "outlines", "granularity", "segmenter", "many", "datasets", "metrics", "extractors", "pretrained", "batch", "widgets", "speed", "benchmark")
+MODULES = ("images", "labels", "network", "loss", "weighting", "silhouette", "fit", "outlines", "granularity",
+           "segmenter", "many", "datasets", "metrics", "extractors", "pretrained", "batch", "widgets", "speed",
+           "benchmark")
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -129,12 +129,15 @@ def public(module):
     "What a module exports and defines: functions, classes, and the classes' own public methods, by name."
     for label in module.__all__:
         thing = getattr(module, label)
-        if getattr(thing, "__module__", "") != module.__name__ or not (inspect.isclass(thing) or inspect.isfunction(thing)): continue
+        if getattr(thing, "__module__",
+                   "") != module.__name__ or not (inspect.isclass(thing) or inspect.isfunction(thing)):
+            continue
         yield label, thing
         if not inspect.isclass(thing): continue
         foreign = [base for base in thing.__mro__ if not base.__module__.startswith("dynaseg")]
         for name, method in vars(thing).items():
-            if name.startswith("_") or any(hasattr(base, name) for base in foreign): continue  # `forward` is PyTorch's, `fit` scikit-learn's
+            if name.startswith("_") or any(hasattr(base, name) for base in foreign):
+                continue  # `forward` is PyTorch's, `fit` scikit-learn's
             if inspect.isfunction(method): yield f"{label}.{name}", method
 
 
@@ -151,7 +154,9 @@ def test_no_parameter_lacks_its_words(name):
     module = importlib.import_module(f"dynaseg.{name}")
     lacking = []
     for label, thing in public(module):
-        if inspect.isclass(thing) and (issubclass(thing, Exception) or "__init__" not in vars(thing) and not hasattr(thing, "__annotations__")): continue
+        if inspect.isclass(thing) and (issubclass(thing, Exception) or "__init__" not in vars(thing)
+                                       and not hasattr(thing, "__annotations__")):
+            continue
         words = documented(thing)
         lacking += [f"{label}({parameter})" for parameter in names_of(thing) if parameter not in words]
     assert lacking == []

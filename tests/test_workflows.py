@@ -8,7 +8,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOWS = {path.stem: path for path in (ROOT / ".github" / "workflows").glob("*.yml")}
-MAJORS = {"actions/checkout": 6, "actions/setup-python": 6, "actions/cache": 5, "actions/upload-pages-artifact": 5, "actions/deploy-pages": 5,
+MAJORS = {"actions/checkout": 6, "actions/setup-python": 6, "actions/cache": 5, "actions/upload-pages-artifact": 5,
+          "actions/deploy-pages": 5,
           "quarto-dev/quarto-actions/setup": 2}
 
 
@@ -38,8 +39,10 @@ def test_the_site_is_looked_at_before_it_is_deployed_from_main_and_to_the_end(fl
     made = commands(docs["jobs"]["build"])
     assert made.index("tools/site.py --engine quarto") < made.index("pytest tests/test_site.py --site _docs")
     assert docs["jobs"]["deploy"]["needs"] == "build"
-    assert "github.ref == 'refs/heads/main'" in docs["jobs"]["deploy"]["if"] and "pull_request" in docs["jobs"]["deploy"]["if"]
-    assert docs["concurrency"]["cancel-in-progress"] == "${{ github.event_name == 'pull_request' }}"  # no push to main ends a run
+    assert "github.ref == 'refs/heads/main'" in docs["jobs"]["deploy"]["if"]
+    assert "pull_request" in docs["jobs"]["deploy"]["if"]
+    # no push to main ends a run
+    assert docs["concurrency"]["cancel-in-progress"] == "${{ github.event_name == 'pull_request' }}"
 
 
 def test_every_python_and_the_lower_bounds_are_tried(flows):

@@ -1,7 +1,8 @@
-"""What both engines leave undone on the pages of the site; each repair is a function from the text of a page to its text.
+"""What both engines leave undone on the pages of the site; each repair is a function from the text of a page to its
+text.
 
-Used by `site.py`. What a repair is for was seen in the pages of Quarto 1.10 and smalldocs 0.5; `tests/quarto` has pages in Quarto's form.
-"""
+Used by `site.py`. What a repair is for was seen in the pages of Quarto 1.10 and smalldocs 0.5; `tests/quarto` has pages
+in Quarto's form. """
 import html
 import re
 from pathlib import Path
@@ -24,19 +25,23 @@ def without_foreign_scripts(page):
 
 
 def marked(page):
-    "The entry of the navbar that the breadcrumb begins with is the active one. Quarto marks the first entry on every page."
+    """The entry of the navbar that the breadcrumb begins with is the active one.
+
+    Quarto marks the first entry on every page."""
     found = re.search(r'<ol class="breadcrumb">\s*<li class="breadcrumb-item">(.*?)</li>', page, re.DOTALL)
     here = text_of(found[1]) if found else None
 
     def entry(match):
         link, text = match[1], match[2]
         link = re.sub(r' aria-current="[^"]*"', "", link).replace("nav-link active", "nav-link")
-        if text_of(text) == here: link = link.replace('class="nav-link', 'aria-current="true" class="nav-link active', 1)
+        if text_of(text) == here:
+            link = link.replace('class="nav-link', 'aria-current="true" class="nav-link active', 1)
         return link + text
 
     begin, end = page.find('<ul class="navbar-nav'), page.find("</ul>", page.find('<ul class="navbar-nav'))
     if begin < 0: return page
-    return page[:begin] + re.sub(r'(<a [^>]*class="nav-link[^>]*>)(.*?</a>)', entry, page[begin:end], flags=re.DOTALL) + page[end:]
+    return (page[:begin] + re.sub(r'(<a [^>]*class="nav-link[^>]*>)(.*?</a>)', entry, page[begin:end], flags=re.DOTALL)
+            + page[end:])
 
 
 def text_of(markup):
@@ -45,7 +50,8 @@ def text_of(markup):
 
 
 def with_alt(page):
-    "A picture with a caption and no text alternative gets the caption for one. (Quarto makes the alt text of Markdown the caption only.)"
+    """A picture with a caption and no text alternative gets the caption for one. (Quarto makes the alt text of Markdown
+    the caption only.)"""
     def figure(match):
         caption = re.search(r"<figcaption[^>]*>(.*?)</figcaption>", match[0], re.DOTALL)
         if not caption: return match[0]
@@ -57,10 +63,14 @@ def with_alt(page):
 def even_maths(page):
     "Primes of full size, space after the name of a function, none inside bars: browsers draw MathML to the letter."
     def formula(match):
-        maths, note = re.fullmatch(r"(.*?)((?:<annotation.*?</annotation>)?(?:</semantics>)?</math>)", match[0], re.DOTALL).groups()
-        maths = re.sub(rf"<msup>\s*(<mi[^>]*>[^<]*</mi>)\s*{PRIME}\s*</msup>", r'<mrow>\1<mo lspace="0" rspace="0">′</mo></mrow>', maths)
-        maths = re.sub(rf"({FUNCTION})(?:<mo>(?:&#x0*2061;|⁡)</mo>)?(?!<mo|<mspace|</)", r'\1<mspace width="0.17em"/>', maths)
-        maths = re.sub(rf"<mo(?![^>]*lspace)([^>]*)>({BAR})</mo>", r'<mo lspace="0.06em" rspace="0.06em"\1>\2</mo>', maths)
+        maths, note = re.fullmatch(r"(.*?)((?:<annotation.*?</annotation>)?(?:</semantics>)?</math>)", match[0],
+                                   re.DOTALL).groups()
+        maths = re.sub(rf"<msup>\s*(<mi[^>]*>[^<]*</mi>)\s*{PRIME}\s*</msup>",
+                       r'<mrow>\1<mo lspace="0" rspace="0">′</mo></mrow>', maths)
+        maths = re.sub(rf"({FUNCTION})(?:<mo>(?:&#x0*2061;|⁡)</mo>)?(?!<mo|<mspace|</)", r'\1<mspace width="0.17em"/>',
+                       maths)
+        maths = re.sub(rf"<mo(?![^>]*lspace)([^>]*)>({BAR})</mo>", r'<mo lspace="0.06em" rspace="0.06em"\1>\2</mo>',
+                       maths)
         return maths.replace("<mo>argmax</mo>", "<mi>argmax</mi>") + note
     return re.sub(r"<math.*?</math>", formula, page, flags=re.DOTALL)
 

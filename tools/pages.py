@@ -134,7 +134,8 @@ class Relink(Processor):
         if cell.cell_type == "markdown": cell.source = self.relative(flat(cell.source))
         for output in cell.get("outputs", []):
             data = output.get("data", {})
-            if "text/markdown" in data: data["text/markdown"] = self.relative(flat(plain_code("".join(data["text/markdown"]))))
+            if "text/markdown" in data:
+                data["text/markdown"] = self.relative(flat(plain_code("".join(data["text/markdown"]))))
 
     def relative(self, text): return text.replace(f"]({self.site}", f"]({self.up or './'}")
 
@@ -146,7 +147,8 @@ def plain_code(text):
 
 
 def flat(text):
-    "The Markdown without links inside links (nbdev links a name wherever it stands): the inner one goes, its words stay."
+    """The Markdown without links inside links (nbdev links a name wherever it stands): the inner one goes, its words
+    stay."""
     inner = r"(?<!!)\[([^\[\]]*)\]\([^()\s]*\)"
     outer = rf"(?<!!)\[(?!!\[)(?:[^\[\]]|{inner})*\]\([^()\s]*\)"
     def flattened(match):

@@ -61,7 +61,9 @@ def smalldocs(folder):
     renamed = rename(folder)
     built = build(folder, quiet=True)
     for warning in built.warnings:
-        if not any(known in warning for known in ("output-file is not read", "html-math-method is ignored", "grid is ignored", *QUARTO_ONLY)): print(f"warning: {warning}", file=sys.stderr)
+        if not any(known in warning for known in ("output-file is not read", "html-math-method is ignored",
+                                                  "grid is ignored", *QUARTO_ONLY)):
+            print(f"warning: {warning}", file=sys.stderr)
     for page in built.out.rglob("*.html"):
         text = mathml(page.read_text(encoding="utf-8"))
         for old, new in renamed.items():

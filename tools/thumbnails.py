@@ -1,4 +1,7 @@
-"""Cut the pictures of the tutorials' page out of the tutorials' own figures: `python tools/thumbnails.py` writes nbs/images/tutorials."""
+"""Cut the pictures of the tutorials' page out of the tutorials' own figures.
+
+`python tools/thumbnails.py` writes nbs/images/tutorials."""
+
 import base64
 import io
 import json
