@@ -9,7 +9,7 @@ purpose: edits that change no result (a faster way out, the wording of a message
 EDITS = [
     # L_sim, L_con and their gradient
     ("loss", "r.logsumexp(1) - r.max(1).values", "r.logsumexp(1) - r.min(1).values"),
-    ("loss", "r.max(1).values).mean()", "r.max(1).values).sum()"),
+    ("loss", "entropy[..., valid]).mean()", "entropy[..., valid]).sum()"),
     ("loss", "r.diff(dim=2).abs()", "r.diff(dim=2).square()"),
     ("loss", "r.diff(dim=3).abs()", "r.diff(dim=2).abs()"),
     ("loss", "step = b - a", "step = a - b"),
@@ -88,7 +88,7 @@ EDITS = [
     ("fit", "if weight.grad is None: continue", "if weight.grad is None: break"),
     ("fit", "bincount().count_nonzero()", "bincount().numel()"),
     ("fit", "max(q_prime, floor, 1)", "max(q_prime, 1)"),
-    ("fit", "q_prime <= floor or", "q_prime < floor or"),
+    ("fit", "step.n_labels <= floor or", "step.n_labels < floor or"),
     ("fit", "t == T:", "t == T - 1:"),
     ("fit", "range(T + 1)", "range(T)"),
     ("fit", "response.max(0).indices", "response.min(0).indices"),
@@ -115,7 +115,7 @@ EDITS = [
     ("labels", "connectivity=1", "connectivity=2"),
     ("labels", "background=-1, connectivity", "background=0, connectivity"),
     ("labels", "i * 0.381966", "i * 0.25"),
-    ("labels", "(1 - alpha) * as_rgb(image)", "as_rgb(image)"),
+    ("labels", "(1 - alpha) * as_rgb(image[rows])", "as_rgb(image[rows])"),
     ("labels", 'mode="inner"', 'mode="outer"'),
     ("labels", "image.shape[:2] != labels.shape", "image.shape[0] != labels.shape[0]"),
     ("labels", "first %= len(frames)", "pass"),
