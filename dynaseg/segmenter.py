@@ -498,14 +498,14 @@ def segment(
     page: whole(1) = None, # which picture of several, from 1; None: the first, with a warning
     pages: one_of("all") = None, # "all": every picture of several; the result is a list, one segmentation a page
     value_range: tuple[float, float] | None = None, # numbers that become 0 and 1; None: by the rule for numbers
-    # number of pixels without data, or one a band; None: the source's own; False: there is none
+    # the value that stands for no data, or one a band; None: the source's own; False: there is none
     nodata: float | bool | Sequence[float] | None = None,
     mask: Any = None, # image file or array (H, W), not 0 where pixels are used; None: all are
     # The method
 
     # weight w: "fsf" (q' / mu), "scf" (mu / q'), "fixed" (mu), or a function from q' to w
     variant: str | Callable[[int], float] = "fsf",
-    mu: float | None = None, # mu of the weight, in labels; None: the preset's
+    mu: float | None = None, # mu of the weight, in labels (of "fixed": the weight itself); None: the preset's
     # floor for q' at which the fit stops: "silhouette" (opt_nC), a number, or None
     min_labels: str | int | None = "silhouette",
     # what the silhouette phase looks at: colours, or the network's features before the fit
@@ -528,7 +528,7 @@ def segment(
     # strokes: (H, W) whole numbers, or an image file with transparent background; labels are their numbers, further
     # clusters come above
     scribbles: str | os.PathLike | np.ndarray | None = None,
-    unmarked: whole(-10**9) = 0, # number of pixels without a stroke
+    unmarked: whole(-10**9) = 0, # the value of pixels without a stroke
     only_scribbled: YES_NO = False, # labels are the numbers of the strokes and nothing else
     # Other networks
 
