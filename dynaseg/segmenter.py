@@ -555,6 +555,7 @@ def segment(
     if checked.settings["pages"] is not None: return _each_page(image, checked, progress, callback)
     return _segmented(read_image(image, **reading_of(checked.settings)), checked, progress, callback)
 
+# %% ../nbs/13_segmenter.ipynb #ca036657
 def _segmented(picture, checked, progress, callback):
     "The segmentation of a `Picture`."
     ready = prepare(picture.pixels, checked, picture.valid, picture.meta)
