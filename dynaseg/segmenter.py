@@ -804,8 +804,8 @@ def forecast(
     T = ready.checked.settings["T"]
     if pixels * T < WORTH_A_TRIAL and pixels < WORTH_A_TRIAL / 20: return None
     corner = ready.x[..., :CORNER, :CORNER]
-    trial = ready._replace(net=deepcopy(ready.net), x=corner,
-                           checked=ready.checked._replace(weighting=lambda q_prime: 1.0), floor=None)
+    trial = ready._replace(net=deepcopy(ready.net), x=corner, floor=None, seen=None, scribbles=None,
+                           checked=ready.checked._replace(weighting=lambda q_prime: 1.0))
     with torch.random.fork_rng(enabled=ready.x.device.type != "meta"): seconds, memory = _tried(trial)
     more = pixels / corner[0, 0].numel()
     return Cost(seconds * more * T, memory * more)

@@ -129,3 +129,13 @@ def test_the_command_line_says_it_on_stderr_in_its_own_words(monkeypatch, capsys
 def test_free_memory():
     found = free_memory(torch.device("cpu"))
     assert found is None or 1e6 < found < 1e15
+
+
+def test_a_photo_with_holes_or_strokes_can_be_tried():
+    "The trial looks at a corner of the photo alone; masks and strokes have the size of the whole."
+    photo = noise(200, 210)
+    valid = np.ones(photo.shape[:2], bool)
+    valid[:150, :160] = False  # the whole corner
+    settings = check_settings(preset="paper", p=4, q=4, device="cpu", scribbles=np.eye(200, 210, dtype=int))
+    cost = segmenter.forecast(prepare(photo, settings, valid))
+    assert cost.seconds > 0 and cost.memory > 0
