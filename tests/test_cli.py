@@ -252,14 +252,58 @@ def test_two_images_of_one_stem_get_folders_by_their_whole_names(cli, folder, ph
     assert tree("segments") == sorted(n for name in ("photo.jpg", "photo.png") for n in (name, *(f"{name}/{file}" for file in FILES)))
 
 
-def test_two_images_for_one_folder_are_refused(cli, folder, photo):
+def test_images_of_one_name_get_folders_by_their_paths(cli, folder, photo):
     (folder / "below").mkdir()
-    Image.fromarray(photo).save("below/photo.png")
-    for pair in (["photo.png", "below/photo.png"], ["photo.png", "photo.png"]):
-        code, out, err = cli("segment", *pair, *SMALL)
-        assert code == 2 and len(err.splitlines()) == 1
-        for word in [*pair, "--out"]: assert word in err
-    assert tree(folder) == ["below", "below/photo.png", "photo.png"]
+    Image.fromarray(photo).save("below/photo.png"); np.save("photo.npy", photo)
+    assert cli("segment", "photo.png", "below/photo.png", "photo.npy", *SMALL)[0] == 0
+    assert sorted(p.parent.relative_to("segments").as_posix() for p in Path("segments").rglob("labels.png")) == ["below/photo.png", "photo.npy", "photo.png"]
+    code, _, err = cli("segment", "photo.png", "photo.png", "-o", "twice", *SMALL)
+    assert code == 1 and len(err.splitlines()) == 1 and "--force" in err and (folder / "twice" / "photo.png" / "labels.png").exists()
+
+
+@posix
+@pytest.mark.parametrize("redirect, code", [(">&-", 0), ("2>&-", 0), (">/dev/full", 1)])
+def test_streams_that_are_closed_or_full(folder, redirect, code):
+    done = subprocess.run(f"{sys.executable} -m dynaseg.cli segment photo.png {' '.join(SMALL)} {redirect}", shell=True, capture_output=True, text=True, timeout=300)
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+    if code: assert "standard output cannot be written to" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert (folder / "segments" / "photo" / "labels.png").exists()
+
+
+@posix
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_signals_end_it_as_ctrl_c_does(cli, folder, monkeypatch, name):
+    number = getattr(signal, name)
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        monkeypatch.setattr("dynaseg.segmenter.segment", lambda *_, **__: os.kill(os.getpid(), number) or time.sleep(5))
+        assert cli("segment", "photo.png", *SMALL)[0] == 128 + number
+    finally: signal.signal(number, before)
+    assert not list(folder.rglob(".dynaseg-*"))
+
+
+def test_usage_mistakes_are_a_json_document_when_asked_for(cli, folder):
+    code, out, err = cli("segment", "photo.png", "--json", "--q", "1")
+    assert code == 2 and "--q" in json.loads(out)["error"] and "--q" in err
+
+
+def test_the_place_is_tried_before_the_work(cli, folder, monkeypatch):
+    def full(*_, **__): raise PermissionError(13, "Permission denied", "/a/temporary/name")
+    monkeypatch.setattr("dynaseg.cli.tempfile.TemporaryDirectory", full)
+    monkeypatch.setattr("dynaseg.segmenter.segment", None)
+    code, _, err = cli("segment", "photo.png", "-o", "there", *SMALL)
+    assert code == 1 and "Permission denied" in err and "--out" in err and "temporary" not in err
+
+
+def test_whatever_an_image_makes_a_library_raise_the_others_are_done(cli, folder, photo, monkeypatch):
+    Image.fromarray(photo).save("bad.png")
+    real = segment
+    def odd(image, **settings):
+        if "bad" in str(image): raise AttributeError("odd")
+        return real(image, **settings)
+    monkeypatch.setattr("dynaseg.segmenter.segment", odd)
+    code, out, _ = cli("segment", "bad.png", "photo.png", "--json", *SMALL)
+    assert code == 1 and [json.loads(line)["error"] for line in out.splitlines()] == ["AttributeError: odd", None]
 
 
 def bad_files(folder):
