@@ -251,13 +251,17 @@ def test_a_number_of_workers_that_the_machine_cannot_bear(monkeypatch):
     with pytest.warns(UserWarning, match="workers=100: this machine has 2 cores .* 8 workers run"): assert batch._useful(100, range(300)) == 8
 
 
-def sleeping(): time.sleep(100)
+def deaf(pipe):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    pipe.send("deaf")
+    time.sleep(100)
 
 
 @posix
-def test_a_stopped_worker_is_ended_all_the_same():
-    process = faults.child(target=sleeping)
-    os.kill(process.pid, signal.SIGSTOP)
+def test_a_worker_that_does_not_end_when_asked_to_is_killed():
+    here, there = faults.FORKS.Pipe()
+    process = faults.child(there, target=deaf)
+    assert here.recv() == "deaf"
     process.terminate()
     batch._end(process, seconds=0.1)
     assert process.exitcode == -signal.SIGKILL
