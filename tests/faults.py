@@ -289,7 +289,7 @@ def workers(times=2, seed=0, images=40):
     return times, f"{images} images"
 
 
-def signals(times=20, seed=0, images=20):
+def signals(times=9, seed=0, images=20):
     "SIGTERM, SIGHUP or Ctrl-C (once, and twice) at a random moment of a run with two workers: exit code 143, 129 or 130, no worker goes on, no draft is left; then on from there"
     if not Path("/proc/self/stat").exists(): raise CannotTry("no /proc to find the workers in")
     rng, ends = random.Random(seed), []
@@ -313,7 +313,7 @@ def signals(times=20, seed=0, images=20):
     return times, f"{images} images, 2 workers; {ends.count(0)} had finished before the signal came"
 
 
-def orphans(times=5, seed=0, images=30):
+def orphans(times=3, seed=0, images=30):
     "kill -9 for the one process that started two workers: they end too, and do not go on writing"
     if not Path("/proc/self/stat").exists(): raise CannotTry("no /proc to find the workers in")
     with tempfile.TemporaryDirectory() as home:
