@@ -23,12 +23,14 @@ setup(
     url=cfg["git_url"],
     project_urls={"Documentation": cfg["doc_host"] + cfg["doc_baseurl"]},
     packages=[cfg["lib_name"]],
+    package_data={cfg["lib_name"]: ["napari.yaml"]},
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
     extras_require={name.removesuffix("_requirements"): cfg[name].split() for name in cfg if name.endswith("_requirements")},
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
         "nbdev": [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"],
+        "napari.manifest": [f"{cfg['lib_name']}={cfg['lib_name']}:napari.yaml"],
     },
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -24,12 +24,12 @@ from .words import document
 class Step(NamedTuple):
     "One reading of the network, before its next update."
     response: torch.Tensor # (q, h, w) float32, detached
-    labels: torch.Tensor # (h, w) int64, argmax of the response
+    labels: torch.Tensor # (h, w) int64, argmax of the response, or what a hint says; -1 where there are no data
     n_labels: int # q', labels in use
     weight: float # w
     sim: float # L_sim, nats
     con: float # L_con
-    loss: float # L_sim + w L_con
+    loss: float # L_sim + w L_con, and the loss of a hint
 
 # %% ../nbs/06_fit.ipynb #2d365f0c
 @torch.no_grad()
@@ -65,7 +65,8 @@ _MANY = 8 # threads for larger images
 def fixed_threads(
     x: torch.Tensor, # (..., h, w) the image
 ):
-    "While it holds, PyTorch computes with as many threads as suit the image's size, in this thread of the program and on the CPU."
+    """While it holds, PyTorch computes with as many threads as suit the image's size, in this thread of the program and
+    on the CPU."""
     if x.device.type != "cpu":
         yield
         return
@@ -91,33 +92,41 @@ def fit(
     momentum: float = 0.9, # of SGD
     weight_decay: float = 0.0, # of SGD
     autocast: bool = False, # convolutions in bfloat16
+    valid: torch.Tensor | None = None, # (h, w) bool, the pixels with data; None: all
+    # from the response map and its argmax to labels, a further loss and its gradient; None: no hint
+    hint: Callable | None = None,
 ) -> Iterator[Step]:
     """Yields T + 1 readings with an SGD update between each two; fewer when q' <= floor, which is the last.
 
     (Guermazi, Ksantini and Khan, DynaSeg, 2024: its method.)"""
     velocities = [torch.zeros_like(weight) for weight in net.parameters()]
     for t in range(T + 1):
-        with fixed_threads(x): step, r, gradient = _read(net, x, weighting, floor, autocast)
+        with fixed_threads(x): step, r, gradient = _read(net, x, weighting, floor, autocast, valid, hint)
         yield step
         if step.n_labels <= floor or t == T: return
         net.zero_grad()
         with fixed_threads(x): r.backward(gradient[None])
         sgd_step(net.parameters(), velocities, lr, momentum, weight_decay)
 
-def _read(net, x, weighting, floor, autocast):
+def _read(net, x, weighting, floor, autocast, valid, hint):
     "(a reading of the network, its response with the way back to the weights, the gradient with respect to it)."
     with precision(x.device, autocast): r = net(x)
     response = r.detach()[0]
-    labels = response.max(0).indices # the argmax, four times as fast
-    q_prime = int(labels.flatten().bincount().count_nonzero())
+    labels = top = response.max(0).indices # the argmax, four times as fast
+    if hint is not None: labels, more, pull = hint(response, top)
+    if valid is not None: labels = labels.masked_fill(~valid, -1)
+    q_prime = int((labels if valid is None else labels[valid]).flatten().bincount().count_nonzero())
     w = weighting(max(q_prime, floor, 1))
-    sim, con, gradient = loss_gradient(response, labels, w)
+    sim, con, gradient = loss_gradient(response, top, w, valid=valid)
     loss = sim + w * con
+    if hint is not None:
+        loss += more
+        gradient += pull
     return Step(response, labels, q_prime, w, sim.item(), con.item(), loss.item()), r, gradient
 
 # %% ../nbs/06_fit.ipynb #a723c9fc
 def settled(
-    tol: float, # share of pixels, 0 to 1
+    tol: float, # share of the pixels with data, 0 to 1
     patience: int = 5, # updates in a row
 ) -> Callable[[torch.Tensor], bool]:
     "A watcher of label maps: True once fewer than `tol` of the pixels changed in each of the last `patience` updates."
@@ -125,7 +134,7 @@ def settled(
     calm = 0
     def watch(labels):
         nonlocal last, calm
-        changed = 1.0 if last is None else (labels != last).float().mean().item()
+        changed = 1.0 if last is None else (labels != last)[labels >= 0].float().mean().item()
         calm = calm + 1 if changed < tol else 0
         last = labels
         return calm >= patience

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TOPS', 'FEW', 'MANY', 'AXIS_NAMES', 'GEO_TAGS', 'FILLS', 'HUGE', 'InputError', 'MissingFileError', 'Span', 'span',
-           'limits', 'count_of_pages', 'Picture', 'read_image', 'load_image', 'pages', 'working_size', 'to_tensor',
-           'valid_at', 'standardise']
+           'limits', 'count_of_pages', 'Picture', 'check_reading', 'read_image', 'load_image', 'pages', 'working_size',
+           'to_tensor', 'valid_at', 'standardise', 'nearest_valid', 'filled']
 
 # %% ../nbs/00_images.ipynb #7419110f
 import io
@@ -15,7 +15,7 @@ import os
 import warnings
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import Callable, NamedTuple, Sequence
 
 import numpy as np
 import tifffile
@@ -84,7 +84,9 @@ def _to_unit(
     "`a` as float32 in [0, 1]: moved linearly, and cut off at both ends."
     low, high = low_high or limits(span(a))
     if low == 0 and 0 < high <= TOPS[-1]: unit = a / np.float32(high)
-    else: unit = (a.astype(np.float64) / 2 - low / 2) / max(high / 2 - low / 2, np.finfo(np.float64).tiny) # halves: the widest floats do not overflow
+    else:
+        # halves: the widest floats do not overflow
+        unit = (a.astype(np.float64) / 2 - low / 2) / max(high / 2 - low / 2, np.finfo(np.float64).tiny)
     unit = unit.astype(np.float32, copy=False)
     return unit.clip(0, 1, out=unit)
 
@@ -98,8 +100,8 @@ def _doubt(
         return [f"The image's values run from {s.low:g} to {s.high:g}: stretched to [0, 1]. "
                 "Say the range yourself to compare pictures with each other: value_range=(low, high)."]
     if 0 < s.high < 0.01 * known[1]:
-        return [f"The image's values reach only {s.high:g} of {known[1]:g}: it is nearly black. If these numbers have another "
-                f"range, say it: value_range=(0, {s.high:g})."]
+        return [f"The image's values reach only {s.high:g} of {known[1]:g}: it is nearly black. If these numbers have "
+                f"another range, say it: value_range=(0, {s.high:g})."]
     return []
 
 # %% ../nbs/00_images.ipynb #img-raw
@@ -137,7 +139,8 @@ def _from_pil(
     depth = _depth(img) # known before the pixels are decoded, forgotten afterwards
     numbers, alpha = _bands(img)
     lost = depth > 8 and numbers.dtype == np.uint8
-    remarks = [f"The file has {depth} bits a band, and Pillow keeps 8 of them. Save it as a TIFF file in RGB to use them all."] if lost else []
+    remarks = [f"The file has {depth} bits a band, and Pillow keeps 8 of them. Save it as a TIFF file in RGB to use "
+               f"them all."] if lost else []
     if alpha is not None: alpha = _upright(alpha, _orientation(img))
     top = 65535 if img.mode == "I" and depth > 8 else None
     return _Raw(_upright(numbers, _orientation(img)), alpha, remarks=tuple(remarks), top=top)
@@ -205,8 +208,10 @@ def _deep_ppm(
     return np.frombuffer(data, ">u2", width * height * 3, img.tile[0][2]).reshape(height, width, 3)
 
 # %% ../nbs/00_images.ipynb #img-bare-png
-_PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT") # the chunks without which the pictures would be others
-_JPEG_TEXT = (*range(0xE1, 0xEE), 0xEF, 0xFE) # markers of segments that are notes; of the others APP0 and APP14 say how colours are stored
+# the chunks without which the pictures would be others
+_PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT")
+# markers of segments that are notes; of the others APP0 and APP14 say how colours are stored
+_JPEG_TEXT = (*range(0xE1, 0xEE), 0xEF, 0xFE)
 
 
 def _bare_png(
@@ -287,17 +292,23 @@ def _quiet():
     finally: log.setLevel(level)
 
 # %% ../nbs/00_images.ipynb #img-checked-axes
+def _checked_letters(axes):
+    "The letters in capitals. Raises `InputError` unless each occurs once, with a Y and an X among them."
+    letters = axes.upper() if isinstance(axes, str) else ""
+    if letters.isalpha() and len(set(letters)) == len(letters) and "Y" in letters and "X" in letters: return letters
+    raise InputError(f"axes={axes!r}; expected one letter an axis, such as 'YX', 'YXC' (bands last), 'CYX' (bands "
+                     "first) or 'ZYX' (a stack).")
+
+
 def _checked_axes(
     axes: str, # such as "YXC"
     shape: tuple, # of the array
 ) -> str:
-    "The letters in capitals. Raises `InputError` unless they name each axis once, with a Y and an X among them."
-    letters = axes.upper() if isinstance(axes, str) else ""
-    if not (letters.isalpha() and len(set(letters)) == len(letters) and "Y" in letters and "X" in letters):
-        raise InputError(f"axes={axes!r}; expected one letter an axis, such as 'YX', 'YXC' (bands last), 'CYX' (bands first) or 'ZYX' (a stack).")
-    if len(letters) != len(shape):
-        raise InputError(f"axes={axes!r} names {len(letters)} axes; the image has {len(shape)}, of shape {tuple(shape)}. Name each of them.")
-    return letters
+    "The letters in capitals. Raises `InputError` unless they name each axis of the array once."
+    letters = _checked_letters(axes)
+    if len(letters) == len(shape): return letters
+    raise InputError(f"axes={axes!r} names {len(letters)} axes; the image has {len(shape)}, of shape {tuple(shape)}. "
+                     "Name each of them.")
 
 
 def _split(axes):
@@ -341,15 +352,17 @@ def _guessed_axes(
     "The letters of an array or tensor that came without. Raises `InputError` where they are in doubt."
     if len(shape) == 2: return _guessed_flat(shape)
     if len(shape) != 3:
-        raise InputError(f"The {'tensor' if tensor else 'array'} has {len(shape)} dimensions, shape {tuple(shape)}; expected one image with 2 "
-                         "(H, W) or 3 (bands too). Pass the images of a batch one by one, or name the axes: axes='ZYXC' is a stack.")
+        raise InputError(f"The {'tensor' if tensor else 'array'} has {len(shape)} dimensions, shape {tuple(shape)}; "
+                         "expected one image with 2 (H, W) or 3 (bands too). Pass the images of a batch one by one, or "
+                         "name the axes: axes='ZYXC' is a stack.")
     far, middle, bands = shape[::-1] if tensor else shape
     own, other = ("CYX", "YXC") if tensor else ("YXC", "CYX")
     square = far == middle != bands
     narrow = middle < min(far, bands) and bands <= MANY
     if 0 in shape or bands <= FEW or bands < min(far, middle) or square or narrow: return own
     rows, columns = shape[1:] if tensor else shape[:2]
-    raise InputError(f"The {'tensor' if tensor else 'array'} of shape {tuple(shape)} is read as {', '.join(own)}: {rows}×{columns} pixels with {bands} bands. "
+    raise InputError(f"The {'tensor' if tensor else 'array'} of shape {tuple(shape)} is read as {', '.join(own)}: "
+                     f"{rows}×{columns} pixels with {bands} bands. "
                      f"Its axes may be swapped. Say which is which: axes={other!r} or axes={own!r}.")
 
 
@@ -357,8 +370,9 @@ def _guessed_flat(shape):
     "Of two axes: YX, unless they seem to be a list of pixels."
     rows, columns = shape
     if (columns in (3, 4) and rows > 16) or (0 < columns <= 32 and rows >= 1000 * columns):
-        raise InputError(f"The array of shape {tuple(shape)} seems to be a list of {rows} pixels with {columns} values each; expected a picture. "
-                         "Reshape it to (H, W, C); or say axes='YX' if it is a narrow picture.")
+        raise InputError(f"The array of shape {tuple(shape)} seems to be a list of {rows} pixels with {columns} values "
+                         "each; expected a picture. Reshape it to (H, W, C); or say axes='YX' if it is a narrow "
+                         "picture.")
     return "YX"
 
 # %% ../nbs/00_images.ipynb #img-stack
@@ -380,7 +394,9 @@ def _array_stack(
 ) -> _Stack:
     "The pages of an array. Raises `InputError` for axes that are wrong or in doubt."
     axes = _guessed_axes(a.shape, tensor) if axes is None else _checked_axes(axes, a.shape)
-    if 0 in a.shape: raise InputError(f"{name[0].upper()}{name[1:]} has shape {tuple(a.shape)}: no pixels in it. Expected at least 2.")
+    if 0 in a.shape:
+        raise InputError(f"{name[0].upper()}{name[1:]} has shape {tuple(a.shape)}: no pixels in it. Expected at "
+                         f"least 2.")
     def page(k):
         part = _take(a, axes, k)
         holes = np.ma.getmaskarray(part) if np.ma.isMaskedArray(part) else None
@@ -389,8 +405,10 @@ def _array_stack(
     return _Stack(count_of_pages(a.shape, axes), page, name)
 
 # %% ../nbs/00_images.ipynb #img-objects
-AXIS_NAMES = {"Y": "y lat latitude row rows height northing", "X": "x lon longitude col cols column columns width easting",
-              "C": "c band bands channel channels wavelength wavelengths wl", "S": "s rgb rgba colour color sample samples",
+AXIS_NAMES = {"Y": "y lat latitude row rows height northing",
+              "X": "x lon longitude col cols column columns width easting",
+              "C": "c band bands channel channels wavelength wavelengths wl",
+              "S": "s rgb rgba colour color sample samples",
               "T": "t time times date frame", "Z": "z depth level slice plane altitude elevation"}
 
 
@@ -407,7 +425,8 @@ def _letters(
 def _named_axes(image):
     "The letters of an xarray, a zarr array or a variable of netCDF4; None for another object."
     attributes = getattr(image, "attrs", None)
-    dims = getattr(image, "dims", None) or getattr(image, "dimensions", None) or getattr(getattr(image, "metadata", None), "dimension_names", None)
+    dims = (getattr(image, "dims", None) or getattr(image, "dimensions", None)
+            or getattr(getattr(image, "metadata", None), "dimension_names", None))
     if dims is None and hasattr(attributes, "get"): dims = attributes.get("_ARRAY_DIMENSIONS")
     return _letters(dims) if isinstance(dims, (tuple, list)) else None
 
@@ -415,8 +434,10 @@ def _named_axes(image):
 def _named_nodata(image):
     "The fill value that the attributes of an xarray, or rasterio, name; else None."
     attributes = getattr(image, "attrs", None)
-    values = [attributes.get(name) for name in ("_FillValue", "nodata", "missing_value")] if hasattr(attributes, "get") else []
-    return next((value for value in [*values, getattr(image, "nodata", None)] if isinstance(value, (int, float, np.number))), None)
+    values = ([attributes.get(name) for name in ("_FillValue", "nodata", "missing_value")] if hasattr(attributes, "get")
+              else [])
+    return next((value for value in [*values, getattr(image, "nodata", None)]
+                 if isinstance(value, (int, float, np.number))), None)
 
 # %% ../nbs/00_images.ipynb #img-tensor
 def _from_tensor(
@@ -431,21 +452,26 @@ def _from_tensor(
         narrow = t.is_floating_point() and t.dtype not in (torch.float16, torch.float32, torch.float64)
         return (t.to(torch.float32) if narrow else t).numpy()
     except (RuntimeError, TypeError, NotImplementedError) as e:
-        raise InputError(f"The tensor ({t.dtype}, on {t.device}) cannot become an array: {e} Expected a tensor that holds numbers.") from e
+        raise InputError(f"The tensor ({t.dtype}, on {t.device}) cannot become an array: {e} Expected a tensor that "
+                         f"holds numbers.") from e
 
 
 def _array_like(image):
     "The image as something with a shape that can be cut: itself, or an array made of it. Raises `InputError`."
-    lazy = isinstance(getattr(image, "dtype", None), np.dtype) and image.dtype != object and hasattr(image, "__getitem__") and len(image.shape) > 0
+    lazy = (isinstance(getattr(image, "dtype", None), np.dtype) and image.dtype != object
+            and hasattr(image, "__getitem__") and len(image.shape) > 0)
     if lazy: return image.data if hasattr(image, "dims") and hasattr(image, "data") else image
     if hasattr(image, "data_vars") or hasattr(image, "array_keys"):
-        raise InputError(f"A {type(image).__name__} holds several arrays; expected one. Choose it by its name: data['name'].")
+        raise InputError(f"A {type(image).__name__} holds several arrays; expected one. Choose it by its name: "
+                         f"data['name'].")
     try: a = np.asanyarray(image)
     except MemoryError: raise
     except Exception as e: # whatever an object's own conversion raises
-        raise InputError(f"A {type(image).__name__} that NumPy cannot make an array of: {e} Expected a path, a PIL image, an array or a tensor.") from e
+        raise InputError(f"A {type(image).__name__} that NumPy cannot make an array of: {e} Expected a path, a PIL "
+                         f"image, an array or a tensor.") from e
     if a.dtype.kind in "OUS" or len(a.shape) == 0:
-        raise InputError(f"Got {type(image).__name__} {str(image)[:60]!r}; expected a path, a PIL image, an array or a tensor.")
+        raise InputError(f"Got {type(image).__name__} {str(image)[:60]!r}; expected a path, a PIL image, an array or a "
+                         f"tensor.")
     return a
 
 # %% ../nbs/00_images.ipynb #img-tiff-colours
@@ -456,7 +482,8 @@ def _palette_colours(
     "The colours of a palette. It may hold 8 bits as they are, times 256 or times 257 (all of 16 bits), or 16 bits."
     if colormap.max() <= 255: colormap = colormap.astype(np.uint8)
     for factor in (257, 256):
-        if colormap.dtype != np.uint8 and (colormap % factor == 0).all(): colormap = (colormap // factor).astype(np.uint8)
+        if colormap.dtype != np.uint8 and (colormap % factor == 0).all():
+            colormap = (colormap // factor).astype(np.uint8)
     return np.moveaxis(colormap[:, indices], 0, -1)
 
 
@@ -497,7 +524,8 @@ def _without_alpha(raw, ifd):
     band = a[..., marked[0]]
     top = 1 if a.dtype.kind in "bf" else raw.top or np.iinfo(a.dtype).max
     if not _is_transparency(band, top):
-        return raw._replace(remarks=(f"Band {a.shape[2] + marked[0] + 1} is marked as transparency, and varies as data does: it is kept as a band.",))
+        return raw._replace(remarks=(f"Band {a.shape[2] + marked[0] + 1} is marked as transparency, and varies as data "
+                                     f"does: it is kept as a band.",))
     alpha = (band / np.float32(top)).astype(np.float32)
     colours = np.delete(a, marked[0], axis=2)
     if extra[marked[0]] == 1: # premultiplied
@@ -506,7 +534,8 @@ def _without_alpha(raw, ifd):
     return raw._replace(numbers=colours, alpha=alpha)
 
 # %% ../nbs/00_images.ipynb #img-tiff-facts
-GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737) # pixel scale, tie points, transformation, and the three of GeoKeys
+# pixel scale, tie points, transformation, and the three of GeoKeys
+GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737)
 
 
 def _tiff_facts(ifd) -> dict:
@@ -536,7 +565,8 @@ def _pixel_size(tif):
         if tif.is_ome:
             pixels = tifffile.xml2dict(tif.ome_metadata)["OME"]["Image"]
             pixels = (pixels[0] if isinstance(pixels, list) else pixels)["Pixels"]
-            return {"pixel_size": (float(pixels["PhysicalSizeY"]), float(pixels["PhysicalSizeX"])), "unit": pixels.get("PhysicalSizeXUnit", "µm")}
+            return {"pixel_size": (float(pixels["PhysicalSizeY"]), float(pixels["PhysicalSizeX"])),
+                    "unit": pixels.get("PhysicalSizeXUnit", "µm")}
         if tif.is_imagej and tif.imagej_metadata.get("unit"):
             across, down = (tif.pages[0].tags.valueof(code) for code in (282, 283))
             return {"pixel_size": (down[1] / down[0], across[1] / across[0]), "unit": tif.imagej_metadata["unit"]}
@@ -545,7 +575,8 @@ def _pixel_size(tif):
 
 # %% ../nbs/00_images.ipynb #img-advice
 _ADVICE = {
-    "raw": "Develop it first: pip install rawpy, then pass rawpy.imread(path).postprocess(output_bps=16), or export a TIFF from your camera's program.",
+    "raw": "Develop it first: pip install rawpy, then pass rawpy.imread(path).postprocess(output_bps=16), or export a "
+           "TIFF from your camera's program.",
     "heic": "pip install pillow-heif, then call pillow_heif.register_heif_opener() once; or convert it to JPEG or PNG.",
     "vector": "It is a drawing, not pixels. Export it as PNG at the size you want, for example with Inkscape.",
     "pdf": "Export the page as PNG, for example with pdftoppm -png -r 150.",
@@ -554,17 +585,21 @@ _ADVICE = {
     "npz": "It holds several arrays: pass numpy.load(path)['name'].",
     "dicom": "pip install pydicom, then pass pydicom.dcmread(path).pixel_array.",
     "nifti": "pip install nibabel, then pass one slice of nibabel.load(path).get_fdata().",
-    "microscope": "pip install bioio with the plugin for this format, then pass BioImage(path).data with axes='TCZYX'; or export it as OME-TIFF with Fiji.",
+    "microscope": "pip install bioio with the plugin for this format, then pass BioImage(path).data with axes='TCZYX'; "
+                  "or export it as OME-TIFF with Fiji.",
     "jxl": "pip install pillow-jxl-plugin, then import pillow_jxl once; or convert it to PNG.",
     "exr": "pip install OpenEXR, and pass the array of its pixels; or convert it to TIFF.",
     "video": "Take its pictures out first, for example with ffmpeg -i FILE frame%04d.png.",
 }
 _SUFFIXES = {
-    "raw": "dng cr2 cr3 crw nef nrw arw srf sr2 raf orf rw2 pef srw 3fr iiq x3f raw", "heic": "heic heif hif", "vector": "svg svgz ai eps", "pdf": "pdf",
-    "hdf": "nc nc4 cdf h5 hdf5 hdf he5", "zarr": "zarr", "npz": "npz", "dicom": "dcm dicom", "nifti": "nii gz", "microscope": "czi nd2 lif oib oif vsi",
+    "raw": "dng cr2 cr3 crw nef nrw arw srf sr2 raf orf rw2 pef srw 3fr iiq x3f raw", "heic": "heic heif hif",
+    "vector": "svg svgz ai eps", "pdf": "pdf",
+    "hdf": "nc nc4 cdf h5 hdf5 hdf he5", "zarr": "zarr", "npz": "npz", "dicom": "dcm dicom", "nifti": "nii gz",
+    "microscope": "czi nd2 lif oib oif vsi",
     "jxl": "jxl", "exr": "exr", "video": "mp4 mov avi mkv webm",
 }
-_SIGNATURES = {b"ftyphei": "heic", b"ftypmif1": "heic", b"<svg": "vector", b"%!PS": "vector", b"%PDF": "pdf", b"\x89HDF": "hdf", b"CDF\x01": "hdf", b"DICM": "dicom",
+_SIGNATURES = {b"ftyphei": "heic", b"ftypmif1": "heic", b"<svg": "vector", b"%!PS": "vector", b"%PDF": "pdf",
+               b"\x89HDF": "hdf", b"CDF\x01": "hdf", b"DICM": "dicom",
                b"JXL ": "jxl", b"v/1\x01": "exr", b"FUJIFILMCCD-RAW": "raw", b"ftypcrx": "raw"}
 
 
@@ -586,11 +621,14 @@ def _checked_ifd(
     pixels = ifd.imagewidth * ifd.imagelength
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and (pixels > 2 * limit or ifd.nbytes > 128 * limit):
-        raise Image.DecompressionBombError(f"Image size ({pixels} pixels) exceeds limit of {2 * limit} pixels, could be decompression bomb DOS attack.")
-    if ifd.photometric in (32803, 34892) or 50706 in ifd.tags: raise InputError(f"This is a camera's raw file. {_ADVICE['raw']}")
+        raise Image.DecompressionBombError(f"Image size ({pixels} pixels) exceeds limit of {2 * limit} pixels, could "
+                                           f"be decompression bomb DOS attack.")
+    if ifd.photometric in (32803, 34892) or 50706 in ifd.tags:
+        raise InputError(f"This is a camera's raw file. {_ADVICE['raw']}")
     _check_uncut(ifd, size)
     needed = pixels * ifd.samplesperpixel * np.max(ifd.bitspersample) // 8
-    if ifd.compression == 1 and 0 not in ifd.databytecounts and sum(ifd.databytecounts) < needed: raise ValueError("the file is cut short")
+    if ifd.compression == 1 and 0 not in ifd.databytecounts and sum(ifd.databytecounts) < needed:
+        raise ValueError("the file is cut short")
 
 
 def _check_uncut(ifd, size):
@@ -606,18 +644,21 @@ class _Series:
         self.series, self.dtype, self.size = series, series.dtype, series.keyframe.parent.filehandle.size
         self.axes, self.shape = series.axes, series.shape
         if axes is not None: self.axes = _checked_axes(axes, series.shape)
-        elif series.kind == "shaped" and series.axes == "QYX" and series.shape[2] <= 16 < min(series.shape[:2]): self.axes = "YXC" # an array saved as it was
+        elif series.kind == "shaped" and series.axes == "QYX" and series.shape[2] <= 16 < min(series.shape[:2]):
+            self.axes = "YXC" # an array saved as it was
         elif not {"Y", "X"} < set(series.axes): # one row or column: left out by tifffile
             kept = [(a, n) for a, n in zip(series.get_axes(False), series.get_shape(False)) if n > 1 or a in "YX"]
             self.axes, self.shape = "".join(a for a, _ in kept), tuple(n for _, n in kept)
         counts = [math.prod(self.shape[:i]) for i in range(len(self.shape))]
         apart = not series.is_multifile and all(page is not None for page in series.pages)
-        self.outer = counts.index(len(series.pages)) if apart and len(series.pages) in counts else None # so many axes count stored pictures
+        # so many axes count stored pictures
+        self.outer = counts.index(len(series.pages)) if apart and len(series.pages) in counts else None
 
     def __getitem__(self, where):
         if self.outer is None:
             stored = self.series.size * self.dtype.itemsize
-            if self.series.dataoffset is not None and self.series.dataoffset + stored > self.size: raise ValueError("the file is cut short")
+            if self.series.dataoffset is not None and self.series.dataoffset + stored > self.size:
+                raise ValueError("the file is cut short")
             return self.series.asarray().reshape(self.shape)[where]
         numbers = np.arange(len(self.series.pages)).reshape(self.shape[:self.outer])[where[:self.outer]]
         stored = [self.picture(self.series.pages[int(i)]) for i in np.ravel(numbers)]
@@ -640,7 +681,9 @@ def _stored(
     ifd, # tifffile's description of the page
     alone: bool = True, # whether the page is one picture in the file, so that Pillow can read it
 ) -> _Raw:
-    "A page by tifffile, or by Pillow what tifffile cannot decompress without help. Raises `InputError` where bits would be lost."
+    """A page by tifffile, or by Pillow what tifffile cannot decompress without help.
+
+    Raises `InputError` where bits would be lost."""
     deep = np.max(ifd.bitspersample) > 8 and ifd.samplesperpixel > 1 or ifd.samplesperpixel > 4
     why = "its colours are not RGB"
     if ifd.photometric not in _OTHER_COLOURS or deep and ifd.photometric != 5:
@@ -648,7 +691,8 @@ def _stored(
         except ValueError as e: why = e
     packed = tifffile.COMPRESSION(ifd.compression).name
     if deep and ifd.photometric != 5 or not alone or isinstance(ifd.index, tuple):
-        raise InputError(f"It cannot be decompressed ({packed}: {why}). pip install imagecodecs, which can; or save it without compression or with deflate.")
+        raise InputError(f"It cannot be decompressed ({packed}: {why}). pip install imagecodecs, which can; or save it "
+                         f"without compression or with deflate.")
     with _quiet(), Image.open(_fresh(source)) as img:
         img.seek(ifd.index)
         return _from_pil(img)._replace(facts=_tiff_facts(ifd))
@@ -673,7 +717,8 @@ def _tiff_pages(tif, source, name, axes):
     if not series: raise ValueError("no picture in it")
     kind = series[0].kind
     if axes is None and kind in ("generic", "uniform"): return _plain_tiff(tif, source, name)
-    if axes is not None or kind not in ("shaped", "imagej", "ome"): series = series[:1] # of a slide scanner: the scan, not its label
+    if axes is not None or kind not in ("shaped", "imagej", "ome"):
+        series = series[:1] # of a slide scanner: the scan, not its label
     stacks = [_series_stack(s, axes, source, _pixel_size(tif)) for s in series]
     def page(k):
         for stack in stacks:
@@ -749,7 +794,8 @@ def _photo_stack(
     def page(k):
         raw = _patiently(lambda source: _from_photo(source, k), source)
         own = "YXC"[:raw.numbers.ndim]
-        if axes is not None and _checked_axes(axes, raw.numbers.shape) != own: raise InputError(f"axes={axes!r}; the axes of a photo are {own!r}.")
+        if axes is not None and _checked_axes(axes, raw.numbers.shape) != own:
+            raise InputError(f"axes={axes!r}; the axes of a photo are {own!r}.")
         return raw._replace(facts={"axes": own})
     return _Stack(1 if kind == "PSD" else count, page, name, hint=kind != "MPO")
 
@@ -773,13 +819,16 @@ def _checked_path(
 ) -> Path: # "~" followed
     "The path of a file that is there and not empty. Raises `MissingFileError` or `InputError`."
     text = os.fsdecode(path)
-    if "://" in text[:20]: raise InputError(f"{text[:80]!r} is an address on the web; expected a file. Download it first, for example with urllib.request.urlretrieve.")
+    if "://" in text[:20]:
+        raise InputError(f"{text[:80]!r} is an address on the web; expected a file. Download it first, for example "
+                         f"with urllib.request.urlretrieve.")
     try:
         path = Path(text).expanduser()
         if not path.exists(): raise MissingFileError(f"There is no file {str(path)!r}. Check the path.")
     except (OSError, RuntimeError, ValueError) as e:
         if isinstance(e, InputError): raise
-        raise InputError(f"{text[:60]!r}... cannot be a path ({getattr(e, 'strerror', None) or e}); expected the path of an image file.") from e
+        raise InputError(f"{text[:60]!r}... cannot be a path ({getattr(e, 'strerror', None) or e}); expected the path "
+                         f"of an image file.") from e
     if path.suffix == ".zarr": raise InputError(f"{str(path)!r} is a zarr store. {_ADVICE['zarr']}")
     if not path.is_file(): raise InputError(f"{str(path)!r} is not a file; expected the path of one image.")
     if path.stat().st_size == 0: raise InputError(f"{str(path)!r} is empty (0 bytes); expected an image file.")
@@ -794,10 +843,12 @@ def _in_words(name, suffix="", head=b""):
     except Image.DecompressionBombError as e:
         raise InputError(f"{name} is refused: {e} If you trust the file, raise PIL.Image.MAX_IMAGE_PIXELS "
                          "(on the command line: --allow-pixels).") from e
-    except PermissionError as e: raise InputError(f"{name} may not be read ({e.strerror}). Check its permissions.") from e
+    except PermissionError as e:
+        raise InputError(f"{name} may not be read ({e.strerror}). Check its permissions.") from e
     except MemoryError: raise
     except Exception as e: # a decoder can raise nearly anything when it meets a broken file
-        advice = _advice(suffix, head) or "Expected a whole file in a format that Pillow opens, a TIFF, or an .npy array."
+        advice = (_advice(suffix, head)
+                  or "Expected a whole file in a format that Pillow opens, a TIFF, or an .npy array.")
         raise InputError(f"{name} cannot be read as an image ({type(e).__name__}: {e}). {advice}") from e
 
 # %% ../nbs/00_images.ipynb #4fd8fb4f
@@ -810,13 +861,18 @@ def _file_stack(
     "The pictures of a file of any format. Raises `InputError`."
     suffix = source.suffix if isinstance(source, Path) else ""
     with _in_words(name, suffix):
-        with source.open("rb") if isinstance(source, Path) else io.BytesIO(source.getvalue()) as file: head = file.read(1024)
+        with source.open("rb") if isinstance(source, Path) else io.BytesIO(source.getvalue()) as file:
+            head = file.read(1024)
     words = (name, suffix, head)
-    if _advice(suffix, b"") == _ADVICE["raw"]: raise InputError(f"{name} is a camera's raw file. {_ADVICE['raw']}") # it may hold a small copy, which would be read
+    if _advice(suffix, b"") == _ADVICE["raw"]:
+        # it may hold a small copy, which would be read
+        raise InputError(f"{name} is a camera's raw file. {_ADVICE['raw']}")
     with _in_words(*words):
         if suffix.lower() == ".npy" or head.startswith(b"\x93NUMPY"): return _array_stack(_npy(source), axes, name=name)
-        stack = _tiff_or_none(source, name, axes, files) if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") else _photo_stack(source, name, axes)
-        stack = stack or _with_remark(_photo_stack(source, name, axes), "The file is damaged: perhaps not all of its pictures were found.")
+        stack = (_tiff_or_none(source, name, axes, files) if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+                 else _photo_stack(source, name, axes))
+        stack = stack or _with_remark(_photo_stack(source, name, axes),
+                                      "The file is damaged: perhaps not all of its pictures were found.")
     def page(k):
         with _in_words(*words), _quiet():
             raw = stack.page(k)
@@ -858,7 +914,8 @@ def _opened(
         if own is None: own = "CYX" # what rasterio's datasets give
     if isinstance(image, (bytes, bytearray)):
         if not image: raise InputError("The file is empty (0 bytes); expected those of an image.")
-        return _file_stack(io.BytesIO(image), f"the file of {len(image)} bytes" + f" {bytes(image)!r}" * (len(image) < 60), axes, files)
+        return _file_stack(io.BytesIO(image),
+                           f"the file of {len(image)} bytes" + f" {bytes(image)!r}" * (len(image) < 60), axes, files)
     return _array_stack(_array_like(image), own, name="the array", nodata=nodata)
 
 
@@ -868,7 +925,8 @@ def _content(file):
         if getattr(file, "seekable", bool)(): file.seek(0)
         content = file.read()
     except (OSError, ValueError) as e: raise InputError(f"The open file {str(file)[:60]!r} cannot be read: {e}") from e
-    if isinstance(content, str): raise InputError(f"The file {str(file)[:60]!r} is open as text; expected bytes. Open it with mode 'rb'.")
+    if isinstance(content, str):
+        raise InputError(f"The file {str(file)[:60]!r} is open as text; expected bytes. Open it with mode 'rb'.")
     return content
 
 # %% ../nbs/00_images.ipynb #img-fill
@@ -884,7 +942,8 @@ def _is_fill(
     try: value = np.asarray(fill, float)
     except (TypeError, ValueError): value = np.empty((0, 0))
     if value.shape not in ((), (a.shape[2],)) or fill is True:
-        raise InputError(f"nodata={fill!r}; expected a number, one number for each of the {a.shape[2]} bands, or False (there is none).")
+        raise InputError(f"nodata={fill!r}; expected a number, one number for each of the {a.shape[2]} bands, or False "
+                         f"(there is none).")
     same = np.isclose(a, value, rtol=1e-6, atol=0) if a.dtype.kind == "f" else a == value
     may_be_value = value.ndim > 0 or 0 <= value <= TOPS[-1]
     return same.all(-1) if may_be_value else same.any(-1)
@@ -899,7 +958,8 @@ def _evident_fill(
         if float(v) not in FILLS and abs(float(v)) < HUGE: continue
         rest = values[values != v]
         if rest.size < 2 or values.size - rest.size < 2: continue
-        gap = min(abs(float(rest.min()) / 2 - float(v) / 2), abs(float(rest.max()) / 2 - float(v) / 2)) # halves do not overflow
+        # halves do not overflow
+        gap = min(abs(float(rest.min()) / 2 - float(v) / 2), abs(float(rest.max()) / 2 - float(v) / 2))
         if gap > float(rest.max()) / 2 - float(rest.min()) / 2: return v.item()
     return None
 
@@ -916,16 +976,16 @@ def _without_data(
     finite = np.isfinite(a) if a.dtype.kind == "f" else True
     if not np.all(finite):
         bad = ~finite.all(-1) & ~out
-        if bad.any(): remarks.append(f"{int(bad.sum())} pixels hold {int((~finite).sum())} values that are NaN or infinite: they "
-                                     "are left out.")
+        if bad.any(): remarks.append(f"{int(bad.sum())} pixels hold {int((~finite).sum())} values that are NaN or "
+                                     "infinite: they are left out.")
         out = out | bad
     declared = raw.facts.get("nodata") if nodata is None else nodata
     if declared is not None and declared is not False: return out | _is_fill(a, declared), remarks
     fill = _evident_fill(_left(a, out)) if nodata is None else None
     if fill is None: return out, remarks
     holes = _is_fill(a, fill) & ~out
-    remarks.append(f"{int(holes.sum())} pixels have the value {fill:g}, far from all others: they are left out as pixels without data. "
-                   f"Say nodata={fill:g} if that is right, nodata=False if it is a value.")
+    remarks.append(f"{int(holes.sum())} pixels have the value {fill:g}, far from all others: they are left out as "
+                   f"pixels without data. Say nodata={fill:g} if that is right, nodata=False if it is a value.")
     return out | holes, remarks
 
 
@@ -945,7 +1005,9 @@ def _mask(
         except InputError as e: raise type(e)(f"mask: {e}") from e
     use = np.nan_to_num(raw.numbers) != 0
     if use.ndim == 3: use = use.any(-1)
-    if use.shape != size: raise InputError(f"The mask has {use.shape[0]}×{use.shape[1]} pixels, the image {size[0]}×{size[1]}; expected the same.")
+    if use.shape != size:
+        raise InputError(f"The mask has {use.shape[0]}×{use.shape[1]} pixels, the image {size[0]}×{size[1]}; expected "
+                         f"the same.")
     if raw.alpha is not None: use = use & (raw.alpha > 0)
     return use if raw.valid is None else use & raw.valid
 
@@ -954,7 +1016,9 @@ class Picture(NamedTuple):
     "One picture, ready for the network."
     pixels: np.ndarray # (H, W, C) float32 in [0, 1]
     valid: np.ndarray | None # (H, W) bool, False: a pixel without data; None: all have data
-    meta: dict # path, page (from 1), pages, axes, dtype, value_range, nodata, remarks; of a TIFF: georeference, byteorder, pixel_size, unit
+    # path, page (from 1), pages, axes, dtype, value_range, nodata, remarks; of a TIFF: georeference, byteorder,
+    # pixel_size, unit
+    meta: dict
 
 
 def _checked_range(value_range):
@@ -963,8 +1027,31 @@ def _checked_range(value_range):
     try: low, high = map(float, value_range)
     except (TypeError, ValueError): low = high = 0.0
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise InputError(f"value_range={value_range!r}; expected two numbers (low, high) with low < high, such as (0, 4095).")
+        raise InputError(f"value_range={value_range!r}; expected two numbers (low, high) with low < high, such as (0, "
+                         f"4095).")
     return low, high
+
+
+def check_reading(
+    axes: str | None = None, # see `read_image`
+    value_range: tuple[float, float] | None = None, # see `read_image`
+    nodata: float | bool | Sequence[float] | None = None, # see `read_image`
+) -> dict: # the same by name, in plain types
+    "What can be checked of these settings without a picture. Raises `InputError`."
+    if axes is not None: axes = _checked_letters(axes)
+    return {"axes": axes, "value_range": _checked_range(value_range), "nodata": _checked_nodata(nodata)}
+
+
+def _checked_nodata(nodata):
+    "A number, a list with one a band, False or None. Raises `InputError`."
+    if nodata is None or isinstance(nodata, (bool, np.bool_)) and not nodata: return nodata if nodata is None else False
+    try:
+        if isinstance(nodata, (str, bytes, bool, np.bool_)): raise TypeError
+        numbers = np.asarray(nodata, float)
+        if numbers.ndim > 1 or numbers.size == 0: raise ValueError
+    except (TypeError, ValueError) as e:
+        raise InputError(f"nodata={nodata!r}; expected a number, one number a band, or False (there is none).") from e
+    return numbers.tolist()
 
 
 def _prepared(
@@ -977,12 +1064,14 @@ def _prepared(
     raw = raw._replace(numbers=a)
     if a.shape[0] * a.shape[1] < 2: raise InputError("The image has 1 pixel; at least 2 are needed to make segments.")
     if raw.alpha is not None and not raw.alpha.any():
-        raw = raw._replace(alpha=None, remarks=(*raw.remarks, "Every pixel is transparent: the transparency is passed over."))
+        raw = raw._replace(alpha=None, remarks=(*raw.remarks,
+                                                "Every pixel is transparent: the transparency is passed over."))
     out, remarks = _without_data(raw, nodata)
     if mask is not None: out = out | ~_mask(mask, a.shape[:2])
     left = out.size - int(out.sum())
     if left < 2:
-        raise InputError(f"Of {out.size} pixels only {left} have data; at least 2 are needed. {' '.join(remarks)} Check nodata={nodata!r}, the mask, and the transparency.")
+        raise InputError(f"Of {out.size} pixels only {left} have data; at least 2 are needed. {' '.join(remarks)} "
+                         f"Check nodata={nodata!r}, the mask, and the transparency.")
     return raw._replace(remarks=(*raw.remarks, *remarks)), out, span(_left(a, out), raw.top)
 
 # %% ../nbs/00_images.ipynb #img-finished
@@ -1013,18 +1102,24 @@ def _read_page(image, axes, page, value_range, nodata, mask):
         stack = _opened(image, axes, files)
         at = stack.now if page is None else _checked_page(page, stack)
         whole = stack.page(at)
-        if 0 in whole.numbers.shape: raise InputError(f"{stack.name} has shape {tuple(whole.numbers.shape)}: no pixels in it. Expected at least 2.")
+        if 0 in whole.numbers.shape:
+            raise InputError(f"{stack.name} has shape {tuple(whole.numbers.shape)}: no pixels in it. Expected at "
+                             f"least 2.")
         raw, out, s = _prepared(whole, nodata, mask)
         remarks = [*raw.remarks, *([] if chosen else _doubt(s))]
         if page is None and stack.hint and stack.count > 1:
-            remarks.append(f"This is page {at + 1} of {stack.count} of {stack.name}: say page=2 for another; dynaseg.images.pages reads them all.")
-        return _finished(raw, out, chosen or limits(s), path=_path_of(image), page=at + 1, pages=stack.count, remarks=remarks)
+            remarks.append(f"This is page {at + 1} of {stack.count} of {stack.name}: say page=2 for another, or "
+                           "pages='all' (segment) for all of them.")
+        return _finished(raw, out, chosen or limits(s), path=_path_of(image), page=at + 1, pages=stack.count,
+                         remarks=remarks)
 
 
 def _checked_page(page, stack):
     "The page counted from 0. Raises `InputError`."
-    if isinstance(page, (int, np.integer)) and not isinstance(page, bool) and 1 <= page <= stack.count: return int(page) - 1
-    raise InputError(f"page={page!r}; {stack.name} has {stack.count} page{'s' * (stack.count > 1)}: expected a whole number from 1 to {stack.count}.")
+    if isinstance(page, (int, np.integer)) and not isinstance(page, bool) and 1 <= page <= stack.count:
+        return int(page) - 1
+    raise InputError(f"page={page!r}; {stack.name} has {stack.count} page{'s' * (stack.count > 1)}: expected a whole "
+                     f"number from 1 to {stack.count}.")
 
 
 def _path_of(image):
@@ -1033,20 +1128,31 @@ def _path_of(image):
 
 # %% ../nbs/00_images.ipynb #684c03f2
 def read_image(
-    image, # path, open file or bytes of one, PIL image, array (H, W) or (H, W, C), tensor (H, W) or (C, H, W), xarray, dask, zarr
-    axes: str | None = None, # letters of the axes, such as "CYX" or "ZYX"; None: the source's own, or guessed where beyond doubt
+    # path, open file or bytes of one, PIL image, array (H, W[, C]), tensor ([C,] H, W), xarray, dask, zarr; a `Picture`
+    # stays as it is
+    image,
+    # letters of the axes, such as "CYX" or "ZYX"; None: the source's own, or guessed where beyond doubt
+    axes: str | None = None,
     page: int | None = None, # which picture of several, from 1; None: the first, with a warning
     value_range: tuple[float, float] | None = None, # numbers that become 0 and 1; None: by the rule for numbers
-    nodata: float | bool | None = None, # fill value, or one a band; None: the source's own; False: there is none
+    # fill value, or one a band; None: the source's own; False: there is none
+    nodata: float | bool | Sequence[float] | None = None,
     mask=None, # (H, W) array or image file, nonzero: use the pixel; None: all
 ) -> Picture:
     """The picture: its pixels (H, W, C) float32 in [0, 1], which of them have data, and what the source says of itself.
 
-    Warns of what may surprise: a range that was stretched, pixels left out, more pages than one.
-    Raises `InputError` for what cannot be used, `MissingFileError` (one of them, and a `FileNotFoundError`) for a path that leads nowhere."""
+    Warns of what may surprise: a range that was stretched, pixels left out, more pages than one. Raises `InputError`
+    for what cannot be used, `MissingFileError` (one of them, and a `FileNotFoundError`) for a path that leads
+    nowhere."""
+    if isinstance(image, Picture): return image
     picture = _read_page(image, axes, page, value_range, nodata, mask)
-    for remark in picture.meta["remarks"]: warnings.warn(remark, stacklevel=2)
+    for remark in picture.meta["remarks"]: warnings.warn(_named(remark, picture.meta["path"]), stacklevel=2)
     return picture
+
+
+def _named(remark, path):
+    "The sentence with the file that it is about, where there is one."
+    return remark if path is None or repr(path) in remark else f"{path!r}: {remark}"
 
 # %% ../nbs/00_images.ipynb #a2aab9d6
 def load_image(
@@ -1054,26 +1160,26 @@ def load_image(
     axes: str | None = None, # see `read_image`
     page: int | None = None, # see `read_image`
     value_range: tuple[float, float] | None = None, # see `read_image`
-    nodata: float | bool | None = None, # see `read_image`
+    nodata: float | bool | Sequence[float] | None = None, # see `read_image`
     mask=None, # see `read_image`
 ) -> np.ndarray: # (H, W, C) float32 in [0, 1]
     """The pixels of `read_image` as a new array of shape (H, W, C), float32, values in [0, 1].
 
     Bands: 1 for grey, 3 (RGB) for colour files, as many as it has for an array or a TIFF file.
     Raises `InputError` for what cannot be used, `MissingFileError` for a path that leads nowhere."""
-    picture = _read_page(image, axes, page, value_range, nodata, mask)
-    for remark in picture.meta["remarks"]: warnings.warn(remark, stacklevel=2)
-    return picture.pixels
+    if isinstance(image, Picture): return image
+    return read_image(image, axes, page, value_range, nodata, mask).pixels
 
 # %% ../nbs/00_images.ipynb #img-pages
 def pages(
     image, # see `read_image`
     axes: str | None = None, # see `read_image`
     value_range: tuple[float, float] | None = None, # see `read_image`; None: by the rule, for all pages together
-    nodata: float | bool | None = None, # see `read_image`
+    nodata: float | bool | Sequence[float] | None = None, # see `read_image`
     mask=None, # see `read_image`; the same for every page
 ): # -> iterator of `Picture`
-    """Yields every page of the image as a `Picture`, the numbers of all in one range; each page is read twice for that, and none is kept.
+    """Yields every page of the image as a `Picture`, the numbers of all in one range; each page is read twice for that,
+    and none is kept.
 
     Raises what `read_image` raises, when the first page is asked for."""
     chosen = _checked_range(value_range)
@@ -1083,15 +1189,18 @@ def pages(
         for k in range(stack.count):
             raw, out, s = _prepared(stack.page(k), nodata, mask)
             remarks = [*raw.remarks, *(doubts if k == 0 else [])]
-            for remark in remarks: warnings.warn(f"Page {k + 1} of {stack.count}: {remark}", stacklevel=2)
-            yield _finished(raw, out, shared or limits(s), path=_path_of(image), page=k + 1, pages=stack.count, remarks=remarks)
+            for remark in remarks:
+                warnings.warn(_named(f"Page {k + 1} of {stack.count}: {remark}", _path_of(image)), stacklevel=2)
+            yield _finished(raw, out, shared or limits(s), path=_path_of(image), page=k + 1, pages=stack.count,
+                            remarks=remarks)
 
 
 def _shared_limits(stack, nodata, mask):
     "The range for all pages, and what to tell of it; (None, []) where pages are of different kinds."
     spans = [_prepared(stack.page(k), nodata, mask)[2] for k in range(stack.count)]
     if len({(s.dtype, s.top) for s in spans}) > 1: return None, []
-    whole = Span(spans[0].dtype, min(s.low for s in spans), max(s.high for s in spans), all(s.whole for s in spans), spans[0].top)
+    whole = Span(spans[0].dtype, min(s.low for s in spans), max(s.high for s in spans), all(s.whole for s in spans),
+                 spans[0].top)
     return limits(whole), _doubt(whole)
 
 # %% ../nbs/00_images.ipynb #02c7a1ac
@@ -1099,7 +1208,8 @@ def working_size(
     size: tuple[int, int], # (H, W) of the image, pixels
     max_pixels: int | None, # upper bound for H times W; None: no bound
 ) -> tuple[int, int]: # (height, width)
-    "The largest (height, width) of the same shape with at most `max_pixels` pixels (but two, and one a side); never larger than `size`."
+    """The largest (height, width) of the same shape with at most `max_pixels` pixels (but two, and one a side); never
+    larger than `size`."""
     scale = 1 if max_pixels is None else min(1, math.sqrt(max_pixels / (size[0] * size[1])))
     height, width = (max(1, math.floor(n * scale + 1e-9)) for n in size)
     if height == width == 1: return (2, 1) if size[0] > size[1] else (1, 2) # a batch norm needs two pixels
@@ -1112,7 +1222,8 @@ def to_tensor(
     device="cpu", # where the tensor goes
     valid: np.ndarray | None = None, # (H, W) bool, the pixels with data; None: all
 ) -> torch.Tensor: # (1, C, height, width) float32
-    "The image as a batch of one, resized by bilinear interpolation that averages when it shrinks, over the pixels with data."
+    """The image as a batch of one, resized by bilinear interpolation that averages when it shrinks, over the pixels
+    with data."""
     x = torch.from_numpy(image).permute(2, 0, 1)[None]
     if size is not None and size != image.shape[:2]:
         if valid is None: x = _resized(x, size)
@@ -1133,7 +1244,8 @@ def valid_at(
     size: tuple[int, int], # (height, width) of the working resolution
     device="cpu", # where the tensor goes
 ) -> torch.Tensor | None: # (height, width) bool; None: all
-    "The pixels of the working resolution of which at least half have data; if there are not two of them, those with any."
+    """The pixels of the working resolution of which at least half have data; if there are not two of them, those with
+    any."""
     if valid is None: return None
     part = _resized(torch.from_numpy(np.asarray(valid, np.float32))[None, None], size)[0, 0]
     half = part >= 0.5 - 1e-6
@@ -1144,11 +1256,31 @@ def standardise(
     x: torch.Tensor, # (1, C, h, w) float
     valid: torch.Tensor | None = None, # (h, w) bool, the pixels with data; None: all
 ) -> torch.Tensor: # (1, C, h, w)
-    "Every band moved to mean 0 and scaled to standard deviation 1 over the pixels with data; a constant band, and pixels without data, become 0."
+    """Every band moved to mean 0 and scaled to standard deviation 1 over the pixels with data; a constant band, and
+    pixels without data, become 0."""
     seen = x if valid is None else x[..., valid][..., None]
     spread, mean = torch.std_mean(seen, dim=(2, 3), keepdim=True, correction=0)
     y = (x - mean) / spread.clamp(min=1e-6)
     return y if valid is None else torch.where(valid, y, 0)
+
+def nearest_valid(
+    valid: np.ndarray, # (h, w) bool, at least one of them True
+) -> np.ndarray: # (h, w) int64
+    "For each pixel the place, in the map's pixels row by row, of the nearest pixel with data: its own, if it has some."
+    from scipy.ndimage import distance_transform_edt
+    rows, columns = distance_transform_edt(~valid, return_distances=False, return_indices=True)
+    return rows.astype(np.int64) * valid.shape[1] + columns
+
+
+def filled(
+    maps: "np.ndarray | torch.Tensor", # array (h, w, ...), or tensor (..., h, w)
+    valid, # (h, w) bool, the pixels with data, of the same kind; None: all
+):
+    "The same, but pixels without data have what the nearest pixel with data has."
+    if valid is None: return maps
+    if isinstance(maps, np.ndarray): return maps.reshape(valid.size, *maps.shape[2:])[nearest_valid(valid)]
+    nearest = torch.from_numpy(nearest_valid(valid.cpu().numpy())).to(maps.device)
+    return maps.flatten(-2)[..., nearest]
 
 # %% ../nbs/00_images.ipynb #acc9e612
 document(__name__)

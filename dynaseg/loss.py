@@ -13,17 +13,23 @@ from .words import document
 # %% ../nbs/03_loss.ipynb #ad6eec2a
 def similarity(
     r: torch.Tensor, # (1, q, H, W) response map
+    valid: torch.Tensor | None = None, # (H, W) bool, the pixels with data; None: all
 ) -> torch.Tensor: # scalar
     "L_sim, feature similarity: the mean cross-entropy, in nats, between the response map and its own argmax."
-    return (r.logsumexp(1) - r.max(1).values).mean()
+    entropy = r.logsumexp(1) - r.max(1).values
+    return (entropy if valid is None else entropy[..., valid]).mean()
 
 # %% ../nbs/03_loss.ipynb #7033500d
 def continuity(
     r: torch.Tensor, # (1, q, H, W) response map
+    valid: torch.Tensor | None = None, # (H, W) bool, the pixels with data: pairs of these count; None: all
 ) -> torch.Tensor: # scalar
     "L_con, spatial continuity: the mean absolute difference of vertical neighbours plus that of horizontal ones."
     down = r.diff(dim=2).abs()
     across = r.diff(dim=3).abs()
+    if valid is not None:
+        down = down[..., valid[1:] & valid[:-1]]
+        across = across[..., valid[:, 1:] & valid[:, :-1]]
     means = [steps.mean() for steps in (down, across) if steps.numel()] # one pixel wide: no horizontal neighbours
     return sum(means, r.new_zeros(()))
 
@@ -35,9 +41,10 @@ def _add_steps(
     grad_b: torch.Tensor, # and that with respect to b
     w: float | torch.Tensor, # weight of the term
     n: int, # steps in the whole map
+    both: torch.Tensor | None = None, # (h, w) bool, the steps that count; None: all
 ) -> torch.Tensor: # (...)
     "The share of these steps in the mean of |b - a|; its gradient, times w, is added in place."
-    step = b - a
+    step = b - a if both is None else (b - a) * both
     pull = step.sign() * (w / n)
     grad_a -= pull
     grad_b += pull
@@ -66,8 +73,10 @@ def loss_gradient(
     labels: torch.Tensor, # (H, W) or (B, H, W) int64, the argmax
     w: float | torch.Tensor, # weight of the continuity term; of each map, (B, 1, 1, 1)
     chunk: int = 2**19, # values looked at together, at least one row; as many as the cache holds
+    valid: torch.Tensor | None = None, # (H, W) bool, the pixels with data; None: all
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]: # L_sim and L_con, scalar or (B,); gradient, as r
     "`similarity`, `continuity` and the gradient of L_sim + w L_con with respect to r, in one pass over the map."
+    if valid is not None: return _loss_gradient_over(r, labels, w, valid)
     *batch, q, H, W = r.shape
     gradient = torch.empty_like(r)
     sim = r.new_zeros(batch)
@@ -86,6 +95,22 @@ def loss_gradient(
         part = r[..., first:stop, :]
         g = gradient[..., first:stop, :]
         con += _add_steps(part[..., :-1, :], part[..., 1:, :], g[..., :-1, :], g[..., 1:, :], w, n_down)
+    return sim, con, gradient
+
+def _loss_gradient_over(r, labels, w, valid):
+    "The same over the pixels with data and the pairs of them. The gradient is 0 elsewhere."
+    kept = r[..., valid][..., None]
+    part = torch.empty_like(kept)
+    sim = _softmax_part(kept, labels[..., valid][..., None], part, kept.shape[-2])
+    gradient = torch.zeros_like(r)
+    gradient[..., valid] = part[..., 0]
+    con = torch.zeros_like(sim)
+    for axis in (-2, -1):
+        n = r.shape[axis] - 1
+        both = valid.narrow(axis, 0, n) & valid.narrow(axis, 1, n)
+        steps = r.shape[-3] * int(both.sum())
+        a, b, grad_a, grad_b = (values.narrow(axis, start, n) for values in (r, gradient) for start in (0, 1))
+        if steps: con += _add_steps(a, b, grad_a, grad_b, w, steps, both)
     return sim, con, gradient
 
 # %% ../nbs/03_loss.ipynb #f1b5f760

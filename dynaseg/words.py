@@ -20,14 +20,16 @@ class Parameter(NamedTuple):
     name: str # as it is written
     type: str # the annotation
     default: str # the default, as source
-    words: str # the comment behind it
-    group: str # the comment on a line of its own above it, or above those before it
+    words: str # the comment behind it, or directly above it
+    group: str # the comment on a line of its own that begins its group
 
 @lru_cache
 def parameters(
     source: str, # of a module
-) -> dict[str, tuple[list[Parameter], str]]: # by name, "f" or "Class.method": the parameters, and the words about what is returned
-    "The parameters of every function and method in a module, and the fields of its classes."
+) -> dict[str, tuple[list[Parameter], str]]: # the parameters, and the words about what is returned
+    """The parameters of every function and method in a module, and the fields of its classes.
+
+    The keys are names, "f" or "Class.method"."""
     comments = {token.start[0]: token for token in generate_tokens(StringIO(source).readline) if token.type == COMMENT}
     found = {}
     for node in ast.parse(source).body:
@@ -39,38 +41,61 @@ def parameters(
     return found
 
 def _of_function(node, comments):
-    arguments = node.args
+    result = []
+    group = ""
+    line = node.lineno
+    for name, argument, default in _arguments(node.args):
+        end = (default or argument).end_lineno
+        beside = _beside(comments, end)
+        above = [] if beside else _above(comments, argument.lineno, line)
+        group = _heading(comments, line, argument.lineno - len(above)) or group
+        words = beside or " ".join(above)
+        result.append(Parameter(name, _source(argument.annotation), _source(default), words, group))
+        line = end
+    if node.returns is None or node.returns.end_lineno == line: return result, ""
+    return result, _beside(comments, node.returns.end_lineno)
+
+def _arguments(arguments):
+    "Name with its stars, argument and default of each parameter that a caller gives."
     positional = [*arguments.posonlyargs, *arguments.args]
     defaults = [None] * (len(positional) - len(arguments.defaults)) + arguments.defaults
-    pairs = [*zip(positional, defaults), (arguments.vararg, None), *zip(arguments.kwonlyargs, arguments.kw_defaults), (arguments.kwarg, None)]
-    stars = {id(arguments.vararg): "*", id(arguments.kwarg): "**"}
-    result, group, line = [], "", node.lineno
-    for argument, default in pairs:
-        if argument is None or argument.arg in ("self", "cls"): continue
-        end = (default or argument).end_lineno
-        group = _heading(comments, line, end) or group
-        line = end
-        result.append(Parameter(stars.get(id(argument), "") + argument.arg, _source(argument.annotation), _source(default), _beside(comments, end), group))
-    returned = _beside(comments, node.returns.end_lineno) if node.returns and node.returns.end_lineno != line else ""
-    return result, returned
+    every = [("", argument, default) for argument, default in zip(positional, defaults)]
+    every.append(("*", arguments.vararg, None))
+    every += [("", argument, default) for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults)]
+    every.append(("**", arguments.kwarg, None))
+    for stars, argument, default in every:
+        if argument is not None and argument.arg not in ("self", "cls"): yield stars + argument.arg, argument, default
 
 def _of_class(node, comments):
     "The fields of a class: those of a data class or a named tuple."
-    fields = [field for field in node.body if isinstance(field, ast.AnnAssign)]
-    return [Parameter(field.target.id, _source(field.annotation), _source(field.value), _beside(comments, field.end_lineno), "") for field in fields]
+    fields = []
+    line = node.lineno
+    for field in node.body:
+        if isinstance(field, ast.AnnAssign):
+            words = _beside(comments, field.end_lineno) or " ".join(_above(comments, field.lineno, line))
+            fields.append(Parameter(field.target.id, _source(field.annotation), _source(field.value), words, ""))
+        line = field.end_lineno
+    return fields
 
 def _source(node): return "" if node is None else ast.unparse(node)
 
-def _beside(comments, line):
-    token = comments.get(line)
-    return "" if token is None or _alone(token) else token.string.lstrip("# ").strip()
+def _text(token): return token.string.lstrip("# ").strip()
 
-def _alone(token): return token.line.strip().startswith("#")
+def _alone(comments, line): return line in comments and comments[line].line.strip().startswith("#")
+
+def _beside(comments, line):
+    return "" if line not in comments or _alone(comments, line) else _text(comments[line])
+
+def _above(comments, line, after):
+    "The comments on the lines directly above one, as far as another."
+    first = line
+    while first - 1 > after and _alone(comments, first - 1): first -= 1
+    return [_text(comments[i]) for i in range(first, line)]
 
 def _heading(comments, after, before):
     "The last comment between two lines that has a line of its own."
-    alone = [comments[line] for line in range(after + 1, before) if line in comments and _alone(comments[line])]
-    return alone[-1].string.lstrip("# ").strip() if alone else ""
+    alone = [i for i in range(after + 1, before) if _alone(comments, i)]
+    return _text(comments[alone[-1]]) if alone else ""
 
 # %% ../nbs/words.ipynb #87e27d64
 def section(
@@ -107,19 +132,22 @@ def document(
     more: dict[str, str] = {}, # further words about parameters, by name
     types: dict[str, str] = {}, # what to say of their types instead of the annotation, by name
 ):
-    "Adds the sections to the docstrings of everything public in a module. Without its source, and in a notebook, nothing happens."
+    """Adds the sections to the docstrings of everything public in a module.
+
+    Without its source, and in a notebook, nothing happens."""
     if module == "__main__": return
     try: source = inspect.getsource(sys.modules[module])
     except (OSError, TypeError): return
     names = vars(sys.modules[module])
     for name in parameters(source):
         if name not in names or name.startswith("_") or "." in name: continue
-        thing = names[name]
-        _append(thing, described(name, source, more, types))
-        if not inspect.isclass(thing): continue
-        for key, method in vars(thing).items():
-            if not inspect.isfunction(method) or key.startswith("_") or f"{name}.{key}" not in parameters(source): continue
-            _append(method, described(f"{name}.{key}", source, more, types))
+        _append(names[name], described(name, source, more, types))
+        for key, method in _methods(names[name]):
+            if f"{name}.{key}" in parameters(source): _append(method, described(f"{name}.{key}", source, more, types))
+
+def _methods(thing):
+    if not inspect.isclass(thing): return []
+    return [(key, method) for key, method in vars(thing).items() if inspect.isfunction(method) and key[0] != "_"]
 
 def _append(thing, text):
     if text and thing.__doc__ and text not in thing.__doc__: thing.__doc__ = inspect.cleandoc(thing.__doc__) + text

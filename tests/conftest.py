@@ -2,7 +2,8 @@
 import os
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # no window, whatever the machine has
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # also of the processes that tests start: as many run at once as there are cores
+# also of the processes that tests start: as many run at once as there are cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hashlib
 import signal
@@ -23,22 +24,38 @@ torch.set_num_threads(1)  # the pictures here are tiny: more threads only get in
 
 
 def pytest_addoption(parser):
-    parser.addoption("--faults", choices=["short", "long"], default="short", help="how often tests/test_faults.py tries to lose something")
+    parser.addoption("--faults", choices=["short", "long"], default="short",
+                     help="how often tests/test_faults.py tries to lose something")
+    parser.addoption("--library", action="store_true", help="only what needs the library and no developer's tools")
+    parser.addoption("--site", metavar="DIR",
+                     help="a built site for tests/test_site.py, of either engine; without it one is built by smalldocs")
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes minutes")
 
 
-TOGETHER = ("test_site", "test_jupyter", "test_package", "test_faults")  # each builds something once, for all its tests: one process takes them all
+PROJECT = ("test_finish", "test_faults", "test_jupyter", "test_mutations", "test_notebooks", "test_package",
+           "test_repo", "test_site", "test_workflows")
+
+
+def pytest_ignore_collect(collection_path, config):
+    "With --library, the tests of the project around it are left out."
+    return True if config.getoption("--library") and collection_path.stem in PROJECT else None
+
+
+# each builds something once, for all its tests: one process takes them all
+TOGETHER = ("test_site", "test_jupyter", "test_package", "test_faults")
 FIRST = ("test_notebooks", "test_mutations")  # a few long tests: at the end one process would wait for the other
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist writes the groups into the names of the tests: it must find them there
 def pytest_collection_modifyitems(items):
     "What belongs together goes to one process, what takes long comes first (pytest-xdist, `--dist loadgroup`)."
     for item in items:
         if item.path.stem in TOGETHER: item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    items.sort(key=lambda item: [item.path.stem in FIRST, item.path.stem in TOGETHER].index(True) if item.path.stem in FIRST + TOGETHER else 2)
+    items.sort(key=lambda item: [item.path.stem in FIRST, item.path.stem in TOGETHER].index(True)
+               if item.path.stem in FIRST + TOGETHER else 2)
 
 
 @pytest.fixture(scope="session")

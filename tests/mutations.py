@@ -1,8 +1,9 @@
-"""Faults put into the code by hand, one at a time, to see whether the tests of that module notice: (module, text, what takes its place).
+"""Faults put into the code by hand, one at a time, to see whether the tests of that module notice: (module, text, what
+takes its place).
 
-Each text stands exactly once in its module; `python tools/mutations.py` says so where it does not. What is not here on purpose:
-edits that change no result (a faster way out, the wording of a message; zeros around the scores that `labels_at` enlarges, since they
-shrink all scores of a pixel alike).
+Each text stands exactly once in its module; `python tools/mutations.py` says so where it does not. What is not here on
+purpose: edits that change no result (a faster way out, the wording of a message; zeros around the scores that
+`labels_at` enlarges, since they shrink all scores of a pixel alike).
 """
 
 EDITS = [

@@ -11,7 +11,9 @@ def flood(labels):
             y, x = edge.pop()
             part.add((y, x))
             for near in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
-                if near in left and labels[near] == labels[y, x]: left.remove(near); edge.append(near)
+                if near in left and labels[near] == labels[y, x]:
+                    left.remove(near)
+                    edge.append(near)
         parts.add(frozenset(part))
     return parts
 

@@ -15,7 +15,18 @@ from PIL import Image
 from scipy.io import savemat
 
 from dynaseg import segmenter
-from dynaseg.benchmark import METHODS, SEEDLESS, VARIANTS, paired_difference, evaluate, protocol_of, read_rows, report, score, table
+from dynaseg.benchmark import (
+    METHODS,
+    SEEDLESS,
+    VARIANTS,
+    paired_difference,
+    evaluate,
+    protocol_of,
+    read_rows,
+    report,
+    score,
+    table,
+)
 from dynaseg.datasets import BSD500, Dataset, ICoseg, Photos, VOC2012
 from dynaseg.images import InputError
 
@@ -29,9 +40,13 @@ def bsd(tmp_path):
     for kind in ("images", "groundTruth"): (tmp_path / "bsd" / kind / "val").mkdir(parents=True)
     for name in ("1001", "1002", "1003"):
         truths = np.empty((1, 2), object)
-        for i in range(2): truths[0, i] = {"Segmentation": np.kron(rng.integers(1, 4, (3, 4)), np.ones((12, 12), int)).astype(np.uint16)}
+        for i in range(2):
+            truths[0, i] = {"Segmentation": np.kron(rng.integers(1, 4, (3, 4)),
+                                                    np.ones((12, 12), int)).astype(np.uint16)}
         savemat(tmp_path / "bsd" / "groundTruth" / "val" / f"{name}.mat", {"groundTruth": truths})
-        Image.fromarray(np.kron(rng.integers(0, 255, (3, 4, 3)), np.ones((12, 12, 1))).astype(np.uint8)).save(tmp_path / "bsd" / "images" / "val" / f"{name}.jpg")
+        Image.fromarray(np.kron(rng.integers(0, 255, (3, 4, 3)), np.ones((12, 12, 1))).astype(np.uint8)).save(
+            tmp_path / "bsd" / "images" / "val" / f"{name}.jpg"
+        )
     return BSD500(tmp_path / "bsd")
 
 
@@ -52,7 +67,6 @@ def test_every_method_gives_a_row_for_every_image_and_seed(bsd, tmp_path):
 
 def test_the_blank_row_is_the_closed_form(bsd, tmp_path):
     "A segment overlaps the blank page by its share of the area; the score is the mean of those over all segments."
-    from dynaseg.labels import regions
     rows = evaluate(bsd, ["blank"], out=tmp_path / "r.csv", progress=False)
     shares = [n / t.size for record in bsd for t in record.ground_truths for n in np.unique(t, return_counts=True)[1]]
     assert score(rows)[0] == pytest.approx(np.mean(shares), abs=1e-5)
@@ -65,13 +79,18 @@ def test_a_run_goes_on_after_a_line_that_was_cut_off(bsd, tmp_path, cut):
     text = out.read_bytes()
     out.write_bytes(text[:-cut])
     again = evaluate(bsd, ["blank", "felzenszwalb"], out=out, progress=False)
-    known = lambda rows: sorted((r["method"], r["image"], r["n_labels"], r["all_sum"]) for r in rows)
+    def known(rows):
+        return sorted((r["method"], r["image"], r["n_labels"], r["all_sum"]) for r in rows)
     assert known(again) == known(whole)
 
 
 def test_what_the_file_has_is_not_done_again(bsd, tmp_path):
     calls = []
-    def mine(image, seed): calls.append(seed); return np.zeros(image.shape[:2], int)
+
+    def mine(image, seed):
+        calls.append(seed)
+        return np.zeros(image.shape[:2], int)
+
     for _ in range(2): evaluate(bsd, {"mine": mine}, seeds=(0, 3), out=tmp_path / "r.csv", progress=False)
     assert sorted(calls) == [0] * 3 + [3] * 3
     evaluate(bsd, ["fsf"], out=tmp_path / "r.csv", **QUICK)
@@ -98,7 +117,8 @@ def test_rows_made_before_a_preset_changed_do_not_mix_with_new_ones(bsd, tmp_pat
     evaluate(bsd, ["ours"], out=tmp_path / "r.csv", **QUICK)
     before = (tmp_path / "r.csv").read_bytes()
     monkeypatch.setitem(segmenter.PRESETS["clusters"], "momentum", 0.5)
-    with pytest.raises(InputError, match="'ours' made before the presets changed"): evaluate(bsd, ["ours"], out=tmp_path / "r.csv", **QUICK)
+    with pytest.raises(InputError, match="'ours' made before the presets changed"):
+        evaluate(bsd, ["ours"], out=tmp_path / "r.csv", **QUICK)
     assert (tmp_path / "r.csv").read_bytes() == before
     evaluate(bsd, ["ours"], out=tmp_path / "r.csv", **QUICK, momentum=0.9)   # named, it is another row
 
@@ -119,8 +139,11 @@ def test_an_image_that_fails_counts_as_blank_and_is_told(bsd, tmp_path):
 
 
 def test_memory_is_counted_anew_for_each_call(python):
-    "What an earlier call freed must not make a later one look cheaper. In a process of its own: this one's heap is in pieces that cannot be given back."
-    code = "from dynaseg.speed import measured; print([measured(lambda: [bytearray(100_000) for _ in range(1000)] and None)[2] for _ in range(3)])"
+    """What an earlier call freed must not make a later one look cheaper.
+
+    In a process of its own: this one's heap is in pieces that cannot be given back."""
+    code = ("from dynaseg.speed import measured; "
+            "print([measured(lambda: [bytearray(100_000) for _ in range(1000)] and None)[2] for _ in range(3)])")
     needed = ast.literal_eval(python(code))
     if needed[0] is None: pytest.skip("this system does not tell the peak of a process")
     assert all(80 < mb < 200 for mb in needed), needed
@@ -144,7 +167,8 @@ def slow_score(rows, images):
 
 def made_rows(rng, n, shift=0.0):
     counts = {g: rng.integers(2, 9, n) for g in ("all", "fine", "coarse")}
-    rows = [{"method": "m", "settings": None, "image": str(i), "seed": 0} | {f"{g}_count": float(c[i]) for g, c in counts.items()} for i in range(n)]
+    rows = [{"method": "m", "settings": None, "image": str(i),
+             "seed": 0} | {f"{g}_count": float(c[i]) for g, c in counts.items()} for i in range(n)]
     for row in rows:
         for g in counts: row[f"{g}_sum"] = row[f"{g}_count"] * float(np.clip(rng.normal(0.4 + shift, 0.1), 0, 1))
     return rows
@@ -164,7 +188,9 @@ def test_the_interval_agrees_with_a_slow_bootstrap():
 def test_a_real_difference_and_none():
     rng = np.random.default_rng(0)
     a, b = made_rows(rng, 40), made_rows(rng, 40, shift=0.2)
-    b = [r | {k: v for k, v in q.items() if k.endswith("_count")} | {f"{g}_sum": r[f"{g}_sum"] / r[f"{g}_count"] * q[f"{g}_count"] for g in ("all", "fine", "coarse")}
+    b = [r | {k: v for k, v in q.items()
+              if k.endswith("_count")} | {f"{g}_sum": r[f"{g}_sum"] / r[f"{g}_count"] * q[f"{g}_count"]
+                                          for g in ("all", "fine", "coarse")}
          for q, r in zip(a, b)]
     assert paired_difference(a, a) == (0, 0, 0)
     assert paired_difference(a, b)[1] > 0
@@ -173,7 +199,8 @@ def test_a_real_difference_and_none():
 
 def test_seeds_are_averaged_and_spread(bsd, tmp_path):
     def noisy(image, seed): return np.random.default_rng(seed).integers(0, 3, image.shape[:2])
-    rows = evaluate(bsd, {"noisy": noisy, "blank": METHODS["blank"]}, seeds=(0, 1, 2), out=tmp_path / "r.csv", progress=False)
+    rows = evaluate(bsd, {"noisy": noisy, "blank": METHODS["blank"]}, seeds=(0, 1, 2), out=tmp_path / "r.csv",
+                    progress=False)
     lines = table(rows).splitlines()
     assert " ± " in lines[2] and " ± " not in lines[3]         # what does not depend on the seed has no spread
     assert "| noisy |" in report(rows, against="blank").split("difference")[1]
@@ -183,11 +210,16 @@ def test_a_seed_that_saw_fewer_images_spoils_nothing(bsd, tmp_path):
     "Neither the spread over seeds, nor the weight of an image in a comparison."
     def noisy(image, seed): return np.random.default_rng(seed).integers(0, 3, image.shape[:2])
     one = evaluate(bsd, {"noisy": noisy, "blank": METHODS["blank"]}, out=tmp_path / "r.csv", progress=False)
-    more = evaluate(bsd[:1], {"noisy": noisy, "blank": METHODS["blank"]}, seeds=(1, 2), out=tmp_path / "r.csv", progress=False)
-    shown = lambda rows: [line.split("|")[:9] for line in table(rows).splitlines()]  # without seconds and MB
+    more = evaluate(bsd[:1], {"noisy": noisy, "blank": METHODS["blank"]}, seeds=(1, 2), out=tmp_path / "r.csv",
+                    progress=False)
+    def shown(rows):
+        return [line.split("|")[:9] for line in table(rows).splitlines()]  # without seconds and MB
     assert len(more) == len(one) + 2 and shown(more) == shown(one)
-    perfect = lambda rows: [r | {f"{g}_sum": r[f"{g}_count"] for g in ("all", "fine", "coarse")} for r in rows if r["method"] == "noisy"]
-    differences = [paired_difference([r for r in rows if r["method"] == "blank"], perfect(rows))[0] for rows in (one, more)]
+    def perfect(rows):
+        return [r | {f"{g}_sum": r[f"{g}_count"] for g in ("all", "fine", "coarse")} for r in rows
+                                if r["method"] == "noisy"]
+    differences = [paired_difference([r for r in rows if r["method"] == "blank"], perfect(rows))[0]
+                   for rows in (one, more)]
     assert differences[0] == pytest.approx(differences[1])
 
 
@@ -195,7 +227,8 @@ def test_parquet_holds_the_same_rows(bsd, tmp_path):
     pytest.importorskip("pyarrow")
     rows = evaluate(bsd, ["blank", "felzenszwalb"], out=tmp_path / "r.parquet", progress=False)
     stored = read_rows(tmp_path / "r.parquet")
-    assert [(r["method"], r["image"], r["all_sum"]) for r in stored] == [(r["method"], r["image"], r["all_sum"]) for r in rows]
+    assert [(r["method"], r["image"], r["all_sum"])
+            for r in stored] == [(r["method"], r["image"], r["all_sum"]) for r in rows]
 
 
 def test_a_set_with_classes_is_scored_by_hungarian_matching(tmp_path):
@@ -204,7 +237,8 @@ def test_a_set_with_classes_is_scored_by_hungarian_matching(tmp_path):
         picture = np.zeros((30, 40), np.uint8)
         picture[:, 20:] = value
         Image.fromarray(picture).save(tmp_path / kind / "group" / "a.png")
-    rows = evaluate(ICoseg(tmp_path), {"right": lambda image, seed: (image[..., 0] > 0.5).astype(int), "blank": METHODS["blank"]}, out=tmp_path / "r.csv", progress=False)
+    rows = evaluate(ICoseg(tmp_path), {"right": lambda image, seed: (image[..., 0] > 0.5).astype(int),
+                                       "blank": METHODS["blank"]}, out=tmp_path / "r.csv", progress=False)
     assert [r["miou_sum"] for r in rows] == [1, 0.25] and [r["accuracy_sum"] for r in rows] == [1, 0.5]
 
 
@@ -218,16 +252,19 @@ def test_voc_is_scored_without_the_void_seam_and_with_it(tmp_path):
     Image.fromarray(mask).convert("RGB").save(root / "JPEGImages" / "a.jpg")
     (root / "ImageSets" / "Segmentation" / "val.txt").write_text("a\n")
     rows = evaluate(VOC2012(root), ["blank"], out=tmp_path / "r.csv", progress=False)
-    assert score(rows) == pytest.approx([1 / 2, 1 / 3, 1 / 2]) and (rows[0]["all_count"], rows[0]["with_void_count"]) == (2, 3)
+    assert score(rows) == pytest.approx([1 / 2, 1 / 3, 1 / 2]) and (rows[0]["all_count"],
+                                                                    rows[0]["with_void_count"]) == (2, 3)
     assert "| all | with_void | seconds |" in table(rows)
     rows = evaluate(VOC2012(root), ["blank"], out=tmp_path / "h.csv", protocol="per-image Hungarian", progress=False)
-    assert score(rows) == pytest.approx([1 / 4, 1 / 2, 1 / 4])  # one class matched and half right, the other without a cluster
+    # one class matched and half right, the other without a cluster
+    assert score(rows) == pytest.approx([1 / 4, 1 / 2, 1 / 4])
 
 
 def test_a_set_of_ones_own_is_scored_by_best_overlap(bsd, tmp_path):
     mine = Dataset(list(bsd))
     assert protocol_of(mine) == "best-overlap"
-    rows, official = (evaluate(records, ["felzenszwalb"], out=tmp_path / f"{i}.csv", progress=False) for i, records in enumerate((mine, bsd)))
+    rows, official = (evaluate(records, ["felzenszwalb"], out=tmp_path / f"{i}.csv", progress=False)
+                      for i, records in enumerate((mine, bsd)))
     assert score(rows) == score(official)
 
 
@@ -240,12 +277,15 @@ def test_an_image_of_void_only_counts_nothing(tmp_path):
 
 
 def test_runs_in_two_files_are_told_apart(bsd, tmp_path):
-    for name in ("one", "two"): evaluate(bsd, ["blank", "felzenszwalb"] if name == "two" else ["blank"], out=tmp_path / f"{name}.csv", progress=False)
+    for name in ("one", "two"):
+        evaluate(bsd, ["blank", "felzenszwalb"] if name == "two" else ["blank"], out=tmp_path / f"{name}.csv",
+                 progress=False)
     rows = read_rows(tmp_path / "one.csv", tmp_path / "two.csv")
     assert {r["method"] for r in rows} == {"blank (one)", "blank (two)", "felzenszwalb"}
     assert "| blank (two) |  | +0.000 | +0.000 to +0.000 |" in report(rows, against="blank")
     evaluate(ICoseg(iciest(tmp_path)), ["blank"], out=tmp_path / "three.csv", progress=False)
-    with pytest.raises(InputError, match="all, fine, coarse and miou, accuracy"): read_rows(tmp_path / "one.csv", tmp_path / "three.csv")
+    with pytest.raises(InputError, match="all, fine, coarse and miou, accuracy"):
+        read_rows(tmp_path / "one.csv", tmp_path / "three.csv")
 
 
 def iciest(root):
@@ -273,19 +313,34 @@ def test_bad_arguments(bsd, tmp_path, bad, words):
 
 def test_files_of_other_kinds_are_refused(bsd, tmp_path):
     (tmp_path / "r.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(InputError, match="no file of results"): evaluate(bsd, ["blank"], out=tmp_path / "r.csv", progress=False)
+    with pytest.raises(InputError, match="no file of results"):
+        evaluate(bsd, ["blank"], out=tmp_path / "r.csv", progress=False)
     assert (tmp_path / "r.csv").read_text() == "a,b\n1,2\n"
     (tmp_path / "r.csv").write_text("a,b\n")
-    with pytest.raises(InputError, match="other columns .a, b"): evaluate(bsd, ["blank"], out=tmp_path / "r.csv", progress=False)
+    with pytest.raises(InputError, match="other columns .a, b"):
+        evaluate(bsd, ["blank"], out=tmp_path / "r.csv", progress=False)
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "a.png")
-    with pytest.raises(InputError, match="no ground truths"): evaluate(Photos(tmp_path, subset=["a.png"]), ["blank"], out=tmp_path / "s.csv", progress=False)
+    with pytest.raises(InputError, match="no ground truths"):
+        evaluate(Photos(tmp_path, subset=["a.png"]), ["blank"], out=tmp_path / "s.csv", progress=False)
 
 
-def command(*args, cwd): return subprocess.run([sys.executable, "-m", "dynaseg.cli", *map(str, args)], cwd=cwd, text=True, capture_output=True)
+@pytest.fixture
+def command(monkeypatch, capsys):
+    "Runs the command in this process; test_cli tries it in processes of its own."
+    from dynaseg.cli import main
+    def run(*args, cwd):
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["dynaseg", *map(str, args)])
+        code = 0
+        try: main()
+        except SystemExit as e: code = e.code or 0
+        return subprocess.CompletedProcess(args, code, *capsys.readouterr())
+    return run
 
 
-def test_the_commands(bsd, tmp_path):
-    done = command("evaluate", "bsd500", "--root", "bsd", "--methods", "blank,felzenszwalb,scf", "--seeds", "0,1", "--T", 2, "--p", 4, "--q", 4, "--out", "r.csv", cwd=tmp_path)
+def test_the_commands(command, bsd, tmp_path):
+    done = command("evaluate", "bsd500", "--root", "bsd", "--methods", "blank,felzenszwalb,scf", "--seeds", "0,1",
+                   "--T", 2, "--p", 4, "--q", 4, "--out", "r.csv", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "| scf | p=4 q=4 T=2 | 3 | 2 |" in done.stdout
     assert "3 images, 1001 … 1003), best-overlap" in done.stdout
@@ -294,15 +349,18 @@ def test_the_commands(bsd, tmp_path):
     assert done.returncode == 0 and "95 % interval" in done.stdout
 
 
-def test_the_blank_page_is_always_there(bsd, tmp_path):
-    done = command("evaluate", "bsd500", "--root", "bsd", "--methods", "ours", "--variant", "scf", "--T", 2, "--p", 4, "--q", 4, cwd=tmp_path)
+def test_the_blank_page_is_always_there(command, bsd, tmp_path):
+    done = command("evaluate", "bsd500", "--root", "bsd", "--methods", "ours", "--variant", "scf", "--T", 2, "--p", 4,
+                   "--q", 4, cwd=tmp_path)
     assert done.returncode == 0 and "| blank |" in done.stdout and "| ours | variant=scf p=4 q=4 T=2 |" in done.stdout
 
 
-@pytest.mark.parametrize("name, measures", [("coco-all", 27), ("coco-stuff", 15), ("coco-things", 12), ("icoseg", 2), ("voc2012-objects", None)])
+@pytest.mark.parametrize("name, measures", [("coco-all", 27), ("coco-stuff", 15), ("coco-things", 12), ("icoseg", 2),
+                                            ("voc2012-objects", None)])
 def test_names_of_data_sets(name, measures, tmp_path):
     from dynaseg.cli import _dataset
-    with pytest.raises(FileNotFoundError, match="Get it from|get it from"): _dataset(name, tmp_path, None, None, 0, None)
+    with pytest.raises(FileNotFoundError, match="Get it from|get it from"):
+        _dataset(name, tmp_path, None, None, 0, None)
     if name == "icoseg":
         assert _dataset(name, iciest(tmp_path), None, None, 0, None).n_classes == measures
         with pytest.raises(InputError, match="split='val'"): _dataset(name, tmp_path, "val", None, 0, None)
@@ -313,7 +371,7 @@ def test_names_of_data_sets(name, measures, tmp_path):
         assert _dataset(name, tmp_path, None, None, 0, tmp_path / "maps").n_classes == measures
 
 
-def test_coco_from_the_command_line(tmp_path):
+def test_coco_from_the_command_line(command, tmp_path):
     "The command of the benchmark page, on two pictures in the official layout."
     for kind in ("images/val2017", "annotations/val2017"): (tmp_path / "COCO" / kind).mkdir(parents=True)
     for name in ("000000000001", "000000000002"):
@@ -322,7 +380,8 @@ def test_coco_from_the_command_line(tmp_path):
         Image.fromarray(100 * fine).convert("RGB").save(tmp_path / "COCO" / "images" / "val2017" / f"{name}.jpg")
     (tmp_path / "COCO" / "val2017_curated.txt").write_text("000000000001\n000000000002\n")
     (tmp_path / "COCO" / "fine_to_coarse.json").write_text('{"fine_index_to_coarse_index": {"0": 9, "1": 26, "2": 5}}')
-    done = command("evaluate", "coco-all", "--root", "COCO", "--methods", "felzenszwalb,ours", "--T", 2, "--p", 4, "--q", 4, "--out", "coco-all.csv", cwd=tmp_path)
+    done = command("evaluate", "coco-all", "--root", "COCO", "--methods", "felzenszwalb,ours", "--T", 2, "--p", 4,
+                   "--q", 4, "--out", "coco-all.csv", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "COCOStuff27(split 'val2017', 2 images, 000000000001 … 000000000002), per-image Hungarian" in done.stdout
     assert "| blank |  | 2 | 1 |" in done.stdout and "| miou | accuracy |" in done.stdout
@@ -336,14 +395,15 @@ def test_coco_from_the_command_line(tmp_path):
     (("evaluate", "bsd500", "--root", "bsd", "--mu", "-1"), "--mu -1.0"),
     (("report", "none.csv"), "none.csv"),
 ])
-def test_a_mistake_gets_a_line_and_exit_code_2(bsd, tmp_path, args, words):
+def test_a_mistake_gets_a_line_and_exit_code_2(command, bsd, tmp_path, args, words):
     done = command(*args, cwd=tmp_path)
     assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("benchmarks", Path(__file__).parent.parent / "tools" / "benchmarks.py")
+    spec = importlib.util.spec_from_file_location("benchmarks",
+                                                  Path(__file__).parent.parent / "tools" / "benchmarks.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -365,7 +425,8 @@ def test_every_command_of_the_script_is_understood(script):
 def test_the_script_goes_on_where_it_was(script, bsd, tmp_path, monkeypatch):
     monkeypatch.setattr(script, "RESULTS", tmp_path / "nbs" / "results")
     monkeypatch.setattr(script, "ROOT", tmp_path)
-    monkeypatch.setattr(script, "steps", lambda: {"one": ["bsd500 --methods felzenszwalb"], "two": ["bsd500 --images 1001,nowhere"]})
+    monkeypatch.setattr(script, "steps", lambda: {"one": ["bsd500 --methods felzenszwalb"],
+                                                  "two": ["bsd500 --images 1001,nowhere"]})
     monkeypatch.setattr(sys, "argv", ["benchmarks.py", "one", "two"])
     monkeypatch.setenv("DYNASEG_DATA", str(tmp_path / "bsd"))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
@@ -374,7 +435,10 @@ def test_the_script_goes_on_where_it_was(script, bsd, tmp_path, monkeypatch):
         assert stopped.value.code == 1                         # there is no image "nowhere"
         assert len(read_rows(tmp_path / "nbs" / "results" / "one.csv")) == 6
         logged, = csv.DictReader((tmp_path / "nbs" / "results" / "commands.csv").open())
-        assert logged["command"] == "dynaseg evaluate bsd500 --methods felzenszwalb --root $DYNASEG_DATA --out nbs/results/one.csv"
+        assert (
+            logged["command"]
+            == "dynaseg evaluate bsd500 --methods felzenszwalb --root $DYNASEG_DATA --out nbs/results/one.csv"
+        )
 
 
 @pytest.mark.skipif(not DATA, reason="DYNASEG_DATA is not set: no real data to score")

@@ -1,4 +1,7 @@
-"""`dynaseg` at a terminal: what it writes, says and exits with. Some runs are processes of their own, the many small ones are not."""
+"""`dynaseg` at a terminal: what it writes, says and exits with.
+
+Some runs are processes of their own, the many small ones are not."""
+
 import inspect
 import json
 import os
@@ -12,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from dynaseg import segment
-from dynaseg.cli import FILES, app, demo_command, main, segment_command
+from dynaseg.cli import FILES, NOT_OPTIONS, app, demo_command, main, segment_command
 from dynaseg.labels import overlay
 
 SMALL = ["--M", "1", "--p", "6", "--q", "6", "--T", "2", "--device", "cpu"]
@@ -46,7 +50,8 @@ def cli(folder, monkeypatch, capfd):
 def process(folder):
     "Runs the command in a process of its own, without a terminal."
     def run(*args, **environment):
-        return subprocess.run([sys.executable, "-m", "dynaseg.cli", *args], capture_output=True, timeout=300, env={**os.environ, **environment})
+        return subprocess.run([sys.executable, "-m", "dynaseg.cli", *args], capture_output=True, timeout=300,
+                              env={**os.environ, **environment})
     return run
 
 
@@ -56,7 +61,8 @@ def tree(folder):
 
 def results(*stems, out="segments"):
     "What a folder with photo.png holds after these were segmented."
-    return sorted(["photo.png", out, *(f"{out}/{stem}" for stem in stems), *(f"{out}/{stem}/{file}" for stem in stems for file in FILES)])
+    return sorted(["photo.png", out, *(f"{out}/{stem}" for stem in stems),
+                   *(f"{out}/{stem}/{file}" for stem in stems for file in FILES)])
 
 
 # --- results
@@ -70,13 +76,15 @@ def test_several_files_in_a_process_of_its_own(process, folder, photo):
     said = done.stdout.decode()
     for name in names:
         stem = Path(name).stem
-        assert re.search(rf"^{re.escape(name)}: \d+ clusters in [\d.]+ s \(\d+ iterations, stopped: \w+, floor \d+\)$", said, re.MULTILINE)
+        assert re.search(rf"^{re.escape(name)}: \d+ clusters in [\d.]+ s \(\d+ iterations, stopped: \w+, floor \d+\)$",
+                         said, re.MULTILINE)
         assert sorted(p.name for p in (folder / "out dir" / stem).iterdir()) == sorted(FILES)
         for file in FILES: assert f"  out dir/{stem}/{file}\n".replace("/", os.sep) in said
 
 
 def test_results_are_those_of_the_library(cli, folder, photo):
-    code, out, err = cli("segment", "photo.png", *SMALL, "--variant", "scf", "--mu", "40", "--seed", "3", "--min-labels", "2")
+    code, out, err = cli("segment", "photo.png", *SMALL, "--variant", "scf", "--mu", "40", "--seed", "3",
+                         "--min-labels", "2")
     assert (code, err) == (0, "") and tree(folder) == results("photo")
     seg = segment(photo, M=1, p=6, q=6, T=2, device="cpu", variant="scf", mu=40, seed=3, min_labels=2)
     there = folder / "segments" / "photo"
@@ -93,10 +101,47 @@ def test_json_is_one_object_for_each_image(cli, folder, photo):
     first, failed, second = map(json.loads, out.splitlines())
     assert failed["image"] == "none.png" and "no file" in failed["error"]
     for said, name, size in ((first, "photo.png", [24, 30]), (second, "second été.png", [20, 30])):
-        assert said["image"] == name and said["error"] is None and said["size"] == size and said["iterations"] in (0, 1, 2)
+        assert said["image"] == name and said["error"] is None and said["size"] == size and said["iterations"] in (0, 1,
+                                                                                                                   2)
         labels = np.asarray(Image.open(said["labels"]))
-        assert said["n_labels"] == labels.max() + 1 and said["kind"] == "clusters" and said["stop_reason"] in ("floor", "converged", "iterations") and said["seconds"] > 0
+        assert (said["n_labels"] == labels.max() + 1 and said["kind"] == "clusters"
+                and said["stop_reason"] in ("floor", "converged", "iterations") and said["seconds"] > 0)
         assert isinstance(said["floor"], int) and Path(said["overlay"]).is_file() and Path(said["history"]).is_file()
+
+
+def test_format_says_what_is_written(cli, folder, photo):
+    code, out, err = cli("segment", "photo.png", "--format", "tif, .csv,geojson,json,csv", "--json", *SMALL)
+    assert (code, err) == (0, "")
+    said = json.loads(out)
+    names = ["labels.tif", "regions.csv", "regions.geojson", "coco.json", "overlay.png", "history.csv", "settings.json"]
+    assert said["files"] == [str(Path("segments", "photo", name)) for name in names]
+    assert sorted(names) == sorted(os.listdir(folder / "segments" / "photo"))
+    assert said["labels"].endswith("labels.tif")
+    assert said["regions"].endswith("regions.csv")
+    assert said["regions.geojson"].endswith("regions.geojson")
+    labels = np.asarray(Image.open(said["labels"]))
+    rows = (folder / said["regions"]).read_text().splitlines()
+    assert rows[0].startswith("id,cluster,area")
+    assert len(rows) - 1 == len(json.loads(Path(said["regions.geojson"]).read_text())["features"])
+    assert said["n_labels"] == labels.max() + 1
+
+
+@pytest.mark.parametrize("wrong", ["gif", "png,jpg", "", ","])
+def test_formats_that_are_not_known(cli, folder, wrong):
+    code, out, err = cli("segment", "photo.png", "--format", wrong, *SMALL)
+    assert code == 2
+    assert out == ""
+    assert "--format" in err
+    assert "ome.tif, csv, parquet, geojson" in err
+    assert not (folder / "segments").exists()
+
+
+def test_parquet_without_pyarrow_is_said_before_the_work(cli, folder, monkeypatch):
+    import dynaseg.cli
+    there = dynaseg.cli.find_spec
+    monkeypatch.setattr(dynaseg.cli, "find_spec", lambda name: None if name == "pyarrow" else there(name))
+    code, out, err = cli("segment", "photo.png", "--format", "parquet", *SMALL)
+    assert code == 2 and "pip install 'dynaseg[parquet]'" in err and not (folder / "segments").exists()
 
 
 def test_demo(process, folder):
@@ -104,7 +149,8 @@ def test_demo(process, folder):
     said = done.stdout.decode()
     assert done.returncode == 0, done.stderr
     assert re.search(r"\d+ clusters in [\d.]+ s", said)
-    assert tree(folder) == results("x", out="dynaseg-demo")[:1] + [f"dynaseg-demo/{f}" for f in sorted(FILES)] + ["photo.png"]
+    assert tree(folder) == results("x", out="dynaseg-demo")[:1] + [f"dynaseg-demo/{f}"
+                                                                   for f in sorted(FILES)] + ["photo.png"]
     for file in FILES: assert os.path.join("dynaseg-demo", file) in said
     labels, picture = (np.asarray(Image.open(folder / "dynaseg-demo" / name)) for name in ("labels.png", "overlay.png"))
     assert labels.shape == (427, 640) and picture.shape == (427, 640, 3) and 2 <= labels.max() + 1 <= 100
@@ -121,9 +167,9 @@ def options(command):
 
 def test_every_setting_is_an_option_that_names_its_default():
     "An option that is left out is None: then settings.json, the preset or `segment` decides."
-    keywords = {name: p.default for name, p in inspect.signature(segment).parameters.items() if name not in ("image", "callback")}
+    keywords = {name: p.default for name, p in inspect.signature(segment).parameters.items() if name not in NOT_OPTIONS}
     given = options("segment")
-    own = {"images", "out", "force", "as_json", "allow_pixels", "settings"}
+    own = {"images", "out", "force", "as_json", "allow_pixels", "settings", "formats", "nodata_label"}
     assert set(given) == set(keywords) | own
     for name, default in keywords.items():
         assert given[name].default is None, name
@@ -136,6 +182,7 @@ def test_every_setting_is_an_option_that_names_its_default():
 
 
 def test_every_option_reaches_the_library(cli, monkeypatch):
+    import dynaseg.batch  # before the patch, or it would keep what is patched
     import dynaseg.segmenter
     seen = {}
     def spy(image, **settings):
@@ -143,13 +190,20 @@ def test_every_option_reaches_the_library(cli, monkeypatch):
         raise ValueError("seen")
     monkeypatch.setattr(dynaseg.segmenter, "segment", with_signature(spy))
     monkeypatch.setattr(dynaseg.segmenter, "check_settings", lambda **settings: None)  # not all of these go together
-    wanted = dict(preset="paper", n_segments=5, n_clusters=6, level=0.7, min_size=8, variant="scf", mu=40.5, min_labels=3, on="features",
-                  features="resnet18-stem", weights="some file.pth", M=2, p=6, q=7, padding="replicate", T=3, lr=0.2, momentum=0.5, weight_decay=0.01,
+    wanted = dict(preset="paper", n_segments=5, n_clusters=6, level=0.7, min_size=8, variant="scf", mu=40.5,
+                  min_labels=3, on="features",
+                  features="resnet18-stem", weights="some file.pth", M=2, p=6, q=7, padding="replicate", T=3, lr=0.2,
+                  momentum=0.5, weight_decay=0.01,
                   tol=0.1, cluster_level=0.9, max_pixels=300, seed=9, device="cpu")
     args = [part for name, value in wanted.items() for part in (f"--{name.replace('_', '-')}", value)]
+    wanted |= dict(axes="CYX", page=3, value_range=(0.0, 4095.0), nodata=[-9999.0, 0.0], mask="region.png")
+    wanted |= dict(scribbles="strokes.png", unmarked=255, only_scribbled=True)
+    args += ["--scribbles", "strokes.png", "--unmarked", "255", "--only-scribbled"]
+    args += ["--axes", "CYX", "--page", "3", "--value-range", "0", "4095", "--nodata", "-9999,0", "--mask",
+             "region.png"]
     assert cli("segment", "photo.png", *args, "--no-progress", "--no-freeze", "--standardised", "--autocast")[0] == 1
     assert seen == wanted | dict(progress=False, freeze=False, standardised=True, autocast=True)
-    assert set(seen) == set(inspect.signature(segment).parameters) - {"image", "callback"}
+    assert set(seen) == set(inspect.signature(segment).parameters) - {*NOT_OPTIONS}
 
 
 def with_signature(function):
@@ -167,7 +221,9 @@ def test_min_labels_in_words(cli, folder, words, value):
 def test_help(cli):
     code, out, err = cli("segment", "--help")
     assert code == 0
-    for option in ("--preset", "--variant", "--mu", "--min-labels", "--max-pixels", "--force", "--json", "--out", "--allow-pixels"): assert option in out
+    for option in ("--preset", "--variant", "--mu", "--min-labels", "--max-pixels", "--force", "--json", "--out",
+                   "--allow-pixels"):
+        assert option in out
     code, out, err = cli("--help")
     assert code == 0 and "segment" in out and "demo" in out
     code, out, err = cli()
@@ -177,6 +233,74 @@ def test_help(cli):
 def test_version(cli):
     from dynaseg import __version__
     assert cli("--version") == (0, f"{__version__}\n", "")
+
+
+# --- pages, and pixels without data
+
+@pytest.fixture
+def stack(folder, photo):
+    "stack.tif: three pages."
+    tifffile.imwrite("stack.tif", np.stack([photo[..., i] for i in range(3)]), photometric="minisblack")
+
+
+def test_a_page_and_all_pages(cli, stack):
+    code, out, err = cli("segment", "stack.tif", "-o", "one", *SMALL)
+    assert code == 0 and "stack.tif, page 1 of 3" in out
+    assert err.count("This is page 1 of 3 of 'stack.tif': say --page 2 for another, or --page all (segment)") == 1
+    code, out, err = cli("segment", "stack.tif", "-o", "two", "--page", "2", "--json", *SMALL)
+    assert (code, err) == (0, "") and json.loads(out)["page"] == 2
+    code, out, err = cli("segment", "stack.tif", "-o", "all", "--page", "all", *SMALL)
+    assert code == 0 and "3 pages, each segmented by itself" in err
+    assert [p.name for p in sorted(Path("all/stack").iterdir())] == ["page-1", "page-2", "page-3"]
+    assert Path("all/stack/page-2/labels.png").read_bytes() == Path("two/stack/labels.png").read_bytes()
+    code, out, err = cli("segment", "stack.tif", "-o", "all", "--page", "all", *SMALL)
+    assert code == 1 and "exists" in err
+
+
+@pytest.mark.parametrize("args, code, words",
+                         [(["--page", "x"], 2, "--page 'x'"), (["--page", "4"], 1, "--page 4; 'stack.tif' has 3 pages"),
+                          (["--nodata", "x"], 2, "--nodata 'x'"),
+                          (["--value-range", "5", "1"], 2, "--value-range 5.0 1.0"),
+                          (["--axes", "CY"], 2, "--axes 'CY'"),
+                          (["--mask", "no.png", "--page", "1"], 1, "There is no file 'no.png'"),
+                          (["--page", "all", "--out", "-"], 2, "--out - takes one page")])
+def test_mistakes_about_what_is_read(cli, stack, args, code, words):
+    found, out, err = cli("segment", "stack.tif", *args, *SMALL)
+    assert (found, out) == (code, "") and words in err
+
+
+def test_masks_and_fill_values(cli, folder, photo):
+    mask = np.tri(24, 30, 20) > 0
+    Image.fromarray(mask).save("mask.png")
+    code, out, err = cli("segment", "photo.png", "-o", "a", "--mask", "mask.png", *SMALL)
+    assert (code, err) == (0, "") and f"{(~mask).sum()} pixels without data are left out" in out
+    labels = np.asarray(Image.open("a/photo/labels.png"))
+    assert ((labels == 255) == ~mask).all()
+    assert json.loads(Path("a/photo/settings.json").read_text())["settings"]["mask"] == "mask.png"
+    assert cli("segment", "photo.png", "-o", "b", "--settings", "a/photo/settings.json", "--nodata-label", "0")[0] == 0
+    assert (np.asarray(Image.open("b/photo/labels.png")) == np.where(mask, labels + 1, 0)).all()
+    heights = np.where(mask, photo[..., 0], -9999.0)
+    np.save("heights.npy", heights)
+    code, out, err = cli("segment", "heights.npy", "-o", "c", *SMALL)
+    assert code == 0 and "--nodata -9999" in err and "--nodata none" in err and "value_range" not in err
+    assert (cli("segment", "heights.npy", "-o", "d", "--nodata", "-9999", "--value-range", "0", "255", *SMALL)[::2]
+            == (0, ""))
+    assert cli("segment", "heights.npy", "-o", "e", "--nodata", "none", *SMALL)[0] == 0
+    outs = [(np.asarray(Image.open(f"{name}/heights/labels.png")) == 255) for name in "cde"]
+    assert (outs[0] == ~mask).all() and (outs[1] == ~mask).all() and not outs[2].any()
+
+
+def test_a_folder_with_a_mask(cli, folder, photo):
+    Path("in").mkdir()
+    Image.fromarray(photo).save("in/a.png")
+    Image.fromarray(photo[:10]).save("in/b.png")
+    mask = np.tri(24, 30, 20) > 0
+    Image.fromarray(mask).save("mask.png")
+    code, out, err = cli("folder", "in", "out", "--mask", "mask.png", *SMALL)
+    assert code == 1 and err.count("error:") == 1 and "b.png: The mask has 24×30 pixels, the image 10×30" in err
+    assert ((np.asarray(Image.open("out/a.png.labels.png")) == 255) == ~mask).all()
+    code, out, err = cli("folder", "in", "out2", "--page", "all", *SMALL)
+    assert code == 2 and "a folder has one label map for each file" in err
 
 
 # --- what exists is kept
@@ -203,7 +327,8 @@ def test_other_files_in_the_folder_are_left_alone(cli, folder):
     assert note.read_text() == "mine"
 
 
-@pytest.mark.parametrize("error, code", [(OSError(28, "No space left on device"), 1), (KeyboardInterrupt(), 130), (MemoryError(), 1)])
+@pytest.mark.parametrize("error, code", [(OSError(28, "No space left on device"), 1), (KeyboardInterrupt(), 130),
+                                         (MemoryError(), 1)])
 def test_a_write_that_fails_leaves_what_was_there(cli, folder, monkeypatch, error, code):
     assert cli("segment", "photo.png", *SMALL)[0] == 0
     before = {name: (folder / name).read_bytes() for name in tree(folder) if (folder / name).is_file()}
@@ -223,11 +348,16 @@ def test_a_write_that_fails_leaves_what_was_there(cli, folder, monkeypatch, erro
 # --- mistakes
 
 @pytest.mark.parametrize("args, words", [
-    (["--mu", "0"], "--mu 0.0; expected a finite number above 0"), (["--mu", "nan"], "--mu nan"), (["--variant", "fcf"], "--variant 'fcf'"),
-    (["--preset", "slow"], "--preset 'slow'"), (["--q", "1"], "--q 1; expected"), (["--M", "0"], "--M 0; expected"), (["--T", "0"], "--T 0; expected"),
-    (["--device", "tpu"], "--device 'tpu'"), (["--device", "cuda:77"], "--device 'cuda:77'"), (["--seed", "-1"], "--seed -1"), (["--lr", "-1"], "--lr -1.0"),
-    (["--min-labels", "some"], "--min-labels 'some'"), (["--min-labels", "0"], "--min-labels 0"), (["--min-labels", "99", "--q", "9"], "below --q 9"),
-    (["--min-labels", "²"], "--min-labels '²'"), (["--min-labels", "-3"], "--min-labels '-3'"), (["--tol", "2"], "--tol 2.0"), (["--momentum", "1"], "--momentum 1.0"),
+    (["--mu", "0"], "--mu 0.0; expected a finite number above 0"), (["--mu", "nan"], "--mu nan"),
+    (["--variant", "fcf"], "--variant 'fcf'"),
+    (["--preset", "slow"], "--preset 'slow'"), (["--q", "1"], "--q 1; expected"), (["--M", "0"], "--M 0; expected"),
+    (["--T", "0"], "--T 0; expected"),
+    (["--device", "tpu"], "--device 'tpu'"), (["--device", "cuda:77"], "--device 'cuda:77'"),
+    (["--seed", "-1"], "--seed -1"), (["--lr", "-1"], "--lr -1.0"),
+    (["--min-labels", "some"], "--min-labels 'some'"), (["--min-labels", "0"], "--min-labels 0"),
+    (["--min-labels", "99", "--q", "9"], "below --q 9"),
+    (["--min-labels", "²"], "--min-labels '²'"), (["--min-labels", "-3"], "--min-labels '-3'"),
+    (["--tol", "2"], "--tol 2.0"), (["--momentum", "1"], "--momentum 1.0"),
     (["--max-pixels", "-5"], "--max-pixels -5"),
 ])
 def test_settings_that_cannot_be_used_are_exit_2_and_one_line(cli, folder, args, words):
@@ -237,8 +367,10 @@ def test_settings_that_cannot_be_used_are_exit_2_and_one_line(cli, folder, args,
 
 
 @pytest.mark.parametrize("args, words", [
-    (["segment"], "IMAGE"), (["segment", "photo.png", "--nonsense", "1"], "nonsense"), (["segment", "photo.png", "--mu", "big"], "--mu"),
-    (["segment", "photo.png", "--q", "2.5"], "--q"), (["segments", "photo.png"], "segments"), (["segment", "-dash.png"], "-d"),
+    (["segment"], "IMAGE"), (["segment", "photo.png", "--nonsense", "1"], "nonsense"),
+    (["segment", "photo.png", "--mu", "big"], "--mu"),
+    (["segment", "photo.png", "--q", "2.5"], "--q"), (["segments", "photo.png"], "segments"),
+    (["segment", "-dash.png"], "-d"),
     (["segment", "photo.png", "--allow-pixels", "0"], "--allow-pixels"), (["demo", "photo.png"], "photo.png"),
 ])
 def test_usage_mistakes_are_exit_2(cli, folder, args, words):
@@ -249,22 +381,15 @@ def test_usage_mistakes_are_exit_2(cli, folder, args, words):
 def test_two_images_of_one_stem_get_folders_by_their_whole_names(cli, folder, photo):
     Image.fromarray(photo).save("photo.jpg")
     assert cli("segment", "photo.png", "photo.jpg", *SMALL)[0] == 0
-    assert tree("segments") == sorted(n for name in ("photo.jpg", "photo.png") for n in (name, *(f"{name}/{file}" for file in FILES)))
-
-
-def test_images_of_one_name_get_folders_by_their_paths(cli, folder, photo):
-    (folder / "below").mkdir()
-    Image.fromarray(photo).save("below/photo.png"); np.save("photo.npy", photo)
-    assert cli("segment", "photo.png", "below/photo.png", "photo.npy", *SMALL)[0] == 0
-    assert sorted(p.parent.relative_to("segments").as_posix() for p in Path("segments").rglob("labels.png")) == ["below/photo.png", "photo.npy", "photo.png"]
-    code, _, err = cli("segment", "photo.png", "photo.png", "-o", "twice", *SMALL)
-    assert code == 1 and len(err.splitlines()) == 1 and "--force" in err and (folder / "twice" / "photo.png" / "labels.png").exists()
+    assert tree("segments") == sorted(n for name in ("photo.jpg", "photo.png")
+                                      for n in (name, *(f"{name}/{file}" for file in FILES)))
 
 
 @posix
 @pytest.mark.parametrize("redirect, code", [(">&-", 0), ("2>&-", 0), (">/dev/full", 1)])
 def test_streams_that_are_closed_or_full(folder, redirect, code):
-    done = subprocess.run(f"{sys.executable} -m dynaseg.cli segment photo.png {' '.join(SMALL)} {redirect}", shell=True, capture_output=True, text=True, timeout=300)
+    line = f"{sys.executable} -m dynaseg.cli segment photo.png {' '.join(SMALL)} {redirect}"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=300)
     assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
     if code: assert "standard output cannot be written to" in done.stderr and len(done.stderr.splitlines()) == 1
     assert (folder / "segments" / "photo" / "labels.png").exists()
@@ -306,6 +431,19 @@ def test_whatever_an_image_makes_a_library_raise_the_others_are_done(cli, folder
     assert code == 1 and [json.loads(line)["error"] for line in out.splitlines()] == ["AttributeError: odd", None]
 
 
+def test_images_of_one_name_have_folders_of_their_own(cli, folder, photo):
+    (folder / "below").mkdir()
+    Image.fromarray(photo).save("below/photo.png")
+    assert cli("segment", "photo.png", "below/photo.png", *SMALL)[0] == 0
+    for place in ("photo.png", "below/photo.png"): assert (folder / "segments" / place / "labels.png").is_file()
+
+
+def test_one_image_twice_is_done_once(cli, folder):
+    code, out, err = cli("segment", "photo.png", "photo.png", *SMALL)
+    assert code == 1 and len(err.splitlines()) == 1 and "exists" in err and "--force" in err
+    assert len(list(folder.rglob("labels.png"))) == 1
+
+
 def bad_files(folder):
     (folder / "empty.png").touch()
     (folder / "text.jpg").write_text("not a photo")
@@ -313,7 +451,8 @@ def bad_files(folder):
     (folder / "folder.png").mkdir()
     Image.new("L", (1, 1)).save(folder / "dot.png")
     np.save(folder / "nan.npy", np.full((4, 4), np.nan))
-    return {"missing.png": "no file", "empty.png": "empty", "text.jpg": "cannot be read", "cut.png": "cannot be read", "folder.png": "is a folder",
+    return {"missing.png": "no file", "empty.png": "empty", "text.jpg": "cannot be read", "cut.png": "cannot be read",
+            "folder.png": "is a folder",
             "dot.png": "1 pixel", "nan.npy": "NaN"}
 
 
@@ -334,7 +473,8 @@ def test_an_address_is_its_own_error(cli, folder):
 
 def test_a_mistake_in_a_process_of_its_own(process, folder):
     done = process("segment", "missing.png", *SMALL)
-    assert done.returncode == 1 and done.stdout == b"" and len(done.stderr.decode().splitlines()) == 1 and not (folder / "segments").exists()
+    assert (done.returncode == 1 and done.stdout == b"" and len(done.stderr.decode().splitlines()) == 1
+            and not (folder / "segments").exists())
 
 
 def test_a_bomb_is_refused_unless_allowed(cli, folder, monkeypatch):
@@ -375,7 +515,8 @@ def album(folder, photo):
     "photo.png in a folder `in`, three times and no two the same, one of them in a folder below."
     (folder / "in" / "below").mkdir(parents=True)
     (folder / "photo.png").unlink()
-    for i, name in enumerate(["1.png", "2.jpg", "below/1.png"]): Image.fromarray(np.roll(photo, 3 * i, 1)).save(folder / "in" / name)
+    for i, name in enumerate(["1.png", "2.jpg", "below/1.png"]):
+        Image.fromarray(np.roll(photo, 3 * i, 1)).save(folder / "in" / name)
     return folder
 
 
@@ -392,8 +533,10 @@ def test_a_folder(cli, album):
     code, said, err = cli("folder", "in", "out put", *FAST)
     numbers, manifest = table(said)
     assert (code, err) == (0, "") and manifest == str(Path("out put") / "manifest.jsonl")
-    assert list(numbers) == ["segmented", "done before", "failed", "seconds", "images a second"] and list(numbers.values())[:3] == [3, 0, 0]
-    assert [n for n in tree("out put") if n.endswith("labels.png")] == ["1.png.labels.png", "2.jpg.labels.png", "below/1.png.labels.png"]
+    assert list(numbers) == ["segmented", "done before", "failed", "seconds",
+                             "images a second"] and list(numbers.values())[:3] == [3, 0, 0]
+    assert [n for n in tree("out put") if n.endswith("labels.png")] == ["1.png.labels.png", "2.jpg.labels.png",
+                                                                        "below/1.png.labels.png"]
     labels = segment("in/1.png", M=1, p=6, q=6, T=2, min_labels=2, device="cpu").labels
     assert (np.asarray(Image.open("out put/1.png.labels.png")) == labels).all()
     assert list(table(cli("folder", "in", "out put", *FAST)[1])[0].values())[:3] == [0, 3, 0]
@@ -418,17 +561,23 @@ def test_names_of_dots_stay_inside(cli, folder, photo):
 
 
 def test_the_options_of_a_folder(cli, album):
-    code, said, err = cli("folder", "in", "out", "--glob", "*.jpg", "--glob", "below/*", "--suffix", ".npz", "--overlays", *FAST)
+    code, said, err = cli("folder", "in", "out", "--glob", "*.jpg", "--glob", "below/*", "--suffix", ".npz",
+                          "--overlays", *FAST)
     assert code == 0 and err == ""
-    assert [n for n in tree("out") if "." in n[1:] and "dynaseg" not in n] == ["2.jpg.labels.npz", "2.jpg.overlay.png", "below/1.png.labels.npz", "below/1.png.overlay.png", "manifest.jsonl"]
+    assert [n for n in tree("out") if "." in n[1:]
+            and "dynaseg" not in n] == ["2.jpg.labels.npz", "2.jpg.overlay.png", "below/1.png.labels.npz",
+                                        "below/1.png.overlay.png", "manifest.jsonl"]
 
 
 def test_a_folder_with_broken_files_is_exit_1_and_a_line_for_each(cli, album):
-    (album / "in" / "empty.png").touch(); (album / "in" / "a\nb.jpg").write_text("text")
+    (album / "in" / "empty.png").touch()
+    (album / "in" / "a\nb.jpg").write_text("text")
     for kept in (0, 3):
         code, said, err = cli("folder", "in", "out", *FAST)
         assert code == 1 and list(table(said)[0].values())[:3] == [3 - kept, kept, 2]
-        assert sorted(line.split(": ")[1] for line in err.splitlines()) == [repr("a\nb.jpg"), "empty.png"] and all(line.startswith("error: ") for line in err.splitlines())
+        assert sorted(line.split(": ")[1] for line in err.splitlines()) == [repr("a\nb.jpg"), "empty.png"] and all(
+            line.startswith("error: ") for line in err.splitlines()
+        )
 
 
 def test_under_torchrun_images_that_fail_are_no_reason_to_start_again(cli, album, monkeypatch):
@@ -439,9 +588,14 @@ def test_under_torchrun_images_that_fail_are_no_reason_to_start_again(cli, album
 
 
 @pytest.mark.parametrize("args, words", [
-    (["folder", "in"], "OUT"), (["folder", "nowhere", "out"], "not a folder"), (["folder", "in", "in"], "lie in the output folder"), (["folder", "in", "in/1.png"], "is a file"), (["folder", "in", "out", "--suffix", "png"], "suffix='png'"),
-    (["folder", "in", "out", "--glob", "*.gif"], "'*.gif'"), (["folder", "in", "out", "--workers", "0"], "--workers"), (["folder", "in", "out", "--mu", "0"], "--mu 0.0"), (["folder", "in", "out", "--allow-pixels", "0"], "--allow-pixels"),
-    (["folder", "in/below", "out", "--nonsense"], "nonsense"), (["folder", "in", "out", "--features", "resnet18-fpn", "--weights", "none.pth"], "none.pth")])
+    (["folder", "in"], "OUT"), (["folder", "nowhere", "out"], "not a folder"),
+    (["folder", "in", "in"], "lie in the output folder"), (["folder", "in", "in/1.png"], "is a file"),
+    (["folder", "in", "out", "--suffix", "png"], "suffix='png'"),
+    (["folder", "in", "out", "--glob", "*.gif"], "'*.gif'"), (["folder", "in", "out", "--workers", "0"], "--workers"),
+    (["folder", "in", "out", "--mu", "0"], "--mu 0.0"),
+    (["folder", "in", "out", "--allow-pixels", "0"], "--allow-pixels"),
+    (["folder", "in/below", "out", "--nonsense"], "nonsense"),
+    (["folder", "in", "out", "--features", "resnet18-fpn", "--weights", "none.pth"], "none.pth")])
 def test_usage_mistakes_with_a_folder_are_exit_2(cli, album, args, words):
     before = tree(album)
     code, out, err = cli(*args)
@@ -452,7 +606,8 @@ def test_trouble_with_the_output_is_exit_1_and_a_line(cli, album, monkeypatch):
     def full(fd): raise OSError(28, "No space left on device")
     monkeypatch.setattr(os, "fsync", full)
     code, out, err = cli("folder", "in", "out", *FAST)
-    assert code == 1 and out == "" and len(err.splitlines()) == 1 and "No space left on device" in err and "same command" in err
+    assert (code == 1 and out == "" and len(err.splitlines()) == 1 and "No space left on device" in err
+            and "same command" in err)
 
 
 def test_a_photo_that_memory_did_not_suffice_for_is_named(cli, album, monkeypatch):
@@ -485,10 +640,12 @@ def test_ctrl_c_with_workers_leaves_nothing_half_written(process, album, photo):
     "The signal goes to all processes of the terminal, as from the keyboard."
     for i in range(60): Image.fromarray(np.roll(photo, i, 0)).save(album / "in" / f"more{i}.png")
     (album / "in").rename(album / "-in")
-    args = [sys.executable, "-m", "dynaseg.cli", "folder", "--workers", "2", *FAST, "--", "-in", "out"]  # a folder with a leading dash
-    child = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    # a folder with a leading dash
+    args = [sys.executable, "-m", "dynaseg.cli", "folder", "--workers", "2", *FAST, "--", "-in", "out"]
+    child = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     try:
-        while not list(album.glob("out/*.labels.png")) and child.poll() is None: time.sleep(0.01)
+        while len(list(album.glob("out/*.labels.png"))) < 4 and child.poll() is None: time.sleep(0.01)
         os.killpg(child.pid, signal.SIGINT)
         said, err = child.communicate(timeout=120)
         assert child.returncode == 130 and b"Traceback" not in err and said == b"", err.decode()
@@ -516,7 +673,8 @@ def test_ctrl_c_while_the_bar_runs(folder):
     import fcntl, struct, termios
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))  # a terminal of no size shows no bar
-    args = ["segment", "photo.png", "--T", "1000000", "--tol", "0", "--min-labels", "none", "--M", "1", "--p", "8", "--q", "8", "--device", "cpu"]
+    args = ["segment", "photo.png", "--T", "1000000", "--tol", "0", "--min-labels", "none", "--M", "1", "--p", "8",
+            "--q", "8", "--device", "cpu"]
     child = subprocess.Popen([sys.executable, "-m", "dynaseg.cli", *args], stdout=subprocess.PIPE, stderr=theirs)
     os.close(theirs)
     said, end = b"", time.monotonic() + 240

@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import savemat
 
-from dynaseg.datasets import BSD500, COARSE, IMAGE_SUFFIXES, VOC2012, COCOStuff27, Dataset, ICoseg, Photos, Record, _natural
+from dynaseg.datasets import (
+    BSD500,
+    COARSE,
+    IMAGE_SUFFIXES,
+    VOC2012,
+    COCOStuff27,
+    Dataset,
+    ICoseg,
+    Photos,
+    Record,
+    _natural,
+)
 from dynaseg.images import InputError, load_image
 
 rng = np.random.default_rng(0)
@@ -54,7 +65,9 @@ def bsd(tmp_path):
 @pytest.fixture
 def voc(tmp_path):
     root = tmp_path / "VOCdevkit" / "VOC2012"
-    mask = np.zeros((12, 16), int); mask[3:9, 3:9] = 15; mask[2, 3:9] = 255
+    mask = np.zeros((12, 16), int)
+    mask[3:9, 3:9] = 15
+    mask[2, 3:9] = 255
     for name in ["2007_000001", "2008_000002"]:
         save(root / "JPEGImages" / f"{name}.jpg", PHOTO)
         save(root / "SegmentationClass" / f"{name}.png", mask, "P")
@@ -66,7 +79,9 @@ def voc(tmp_path):
 
 @pytest.fixture
 def coco(tmp_path):
-    fine = np.full((12, 16), 255); fine[:, 4:] = 0; fine[:, 8:] = 181
+    fine = np.full((12, 16), 255)
+    fine[:, 4:] = 0
+    fine[:, 8:] = 181
     for name in ["000000000139", "000000000285"]:
         save(tmp_path / "images" / "val2017" / f"{name}.jpg", PHOTO)
         save(tmp_path / "annotations" / "val2017" / f"{name}.png", fine)
@@ -279,7 +294,8 @@ def test_coco_missing_files_are_named(coco, tmp_path):
     root = coco[0]
     with pytest.raises(FileNotFoundError, match="train2017.*cocodataset"): COCOStuff27(root, split="train2017")
     with pytest.raises(InputError, match="classes='stuf'"): COCOStuff27(root, classes="stuf")
-    with pytest.raises(FileNotFoundError, match="fine_to_coarse.json.*PiCIE.*maps="): COCOStuff27(root, maps=root / "images")
+    with pytest.raises(FileNotFoundError, match="fine_to_coarse.json.*PiCIE.*maps="):
+        COCOStuff27(root, maps=root / "images")
     (root / "val2017_curated.txt").unlink()
     with pytest.raises(FileNotFoundError, match="val2017_curated.txt.*PiCIE.*curated=False"): COCOStuff27(root)
     for text in ["{", "{}", '{"fine_index_to_coarse_index": {"300": 1}}', "[]"]:
@@ -321,7 +337,8 @@ def test_real_voc2012():
 
 def test_real_coco_maps(tmp_path):
     maps = Path(real("coco-stuff")) / "coco-stuff"
-    fine = np.arange(192).reshape(12, 16); fine[fine > 181] = 255
+    fine = np.arange(192).reshape(12, 16)
+    fine[fine > 181] = 255
     names = (maps / "val2017_curated.txt").read_text().split()
     assert len(names) == 2175
     save(tmp_path / "val2017" / f"{names[0]}.jpg", PHOTO)

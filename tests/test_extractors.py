@@ -51,7 +51,8 @@ class Small(nn.Module):
 
 # --- the contract
 
-CONTAINERS = [list, tuple, lambda levels: {str(i): v for i, v in enumerate(levels)}, lambda levels: OrderedDict(enumerate(levels)),
+CONTAINERS = [list, tuple, lambda levels: {str(i): v for i, v in enumerate(levels)},
+              lambda levels: OrderedDict(enumerate(levels)),
               lambda levels: namedtuple("Out", [f"l{i}" for i in range(len(levels))])(*levels)]
 
 
@@ -80,8 +81,10 @@ def test_a_tensor_of_its_own_is_one_level():
     assert levels_of(x) == [x]
 
 
-@pytest.mark.parametrize("bad", [None, "text", 3.0, [], {}, [None], torch.rand(3, 4, 5), torch.rand(2, 3, 4, 5), torch.rand(1, 0, 4, 5),
-                                 torch.rand(1, 197, 64), torch.ones(1, 3, 4, 5, dtype=torch.int64), {"a": torch.rand(1, 3, 4, 5), "b": 1}])
+@pytest.mark.parametrize("bad", [None, "text", 3.0, [], {}, [None], torch.rand(3, 4, 5), torch.rand(2, 3, 4, 5),
+                                 torch.rand(1, 0, 4, 5),
+                                 torch.rand(1, 197, 64), torch.ones(1, 3, 4, 5, dtype=torch.int64),
+                                 {"a": torch.rand(1, 3, 4, 5), "b": 1}])
 def test_what_is_no_feature_map_is_named(bad):
     with pytest.raises(InputError, match="expected a float tensor"):
         response_net(3, features=lambda x: bad)
@@ -141,7 +144,8 @@ def test_an_extractor_that_changes_its_number_of_levels_is_found():
 
 
 def test_enlarging_keeps_constants_and_places():
-    step = torch.zeros(1, 1, 2, 2); step[..., 1] = 1
+    step = torch.zeros(1, 1, 2, 2)
+    step[..., 1] = 1
     wide = FeatureMap(lambda x: step, [1], 1)(picture(1, 8, 8))
     assert wide[0, 0, :, 0].eq(0).all() and wide[0, 0, :, -1].eq(1).all() and wide.diff(dim=3).ge(0).all()
 
@@ -152,7 +156,11 @@ def test_a_frozen_module_is_not_changed_by_a_fit_nor_by_train():
     x = picture()
     net = response_net(3, p=4, q=4, features=Small())
     before = state(net.features.extractor)
-    run(net, x); net.train(); run(net, x); net.eval(); net.train()
+    run(net, x)
+    net.train()
+    run(net, x)
+    net.eval()
+    net.train()
     assert same(state(net.features.extractor), before)               # weights, and the statistics of batch norm
     assert not any(m.training for m in net.features.extractor.modules())
     assert net.training and net.classifier.training and net.features.project.training
@@ -201,15 +209,30 @@ def test_dropout_is_off_so_that_two_fits_agree():
 
 def chancy():
     "Layers that drop at random, each by its own name for how often."
-    class DropPath(nn.Module): # as timm has it
-        def __init__(self): super().__init__(); self.drop_prob = 0.5
+    class DropPath(nn.Module):  # as timm has it
+        def __init__(self):
+            super().__init__()
+            self.drop_prob = 0.5
+
         def forward(self, x): return x * (torch.rand(()) >= self.drop_prob) if self.training else x
     class Attention(nn.Module):
-        def __init__(self): super().__init__(); self.inner = nn.MultiheadAttention(3, 1, dropout=0.5, batch_first=True)
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.MultiheadAttention(3, 1, dropout=0.5, batch_first=True)
+
         def forward(self, x):
             tokens = x.flatten(2).transpose(1, 2)
             return self.inner(tokens, tokens, tokens, need_weights=False)[0].transpose(1, 2).view(x.shape)
-    return nn.Dropout(0.5), nn.Dropout2d(0.5), nn.AlphaDropout(0.5), nn.FeatureAlphaDropout(0.5), torchvision.ops.StochasticDepth(0.5, "row"), DropPath(), Attention()
+
+    return (
+        nn.Dropout(0.5),
+        nn.Dropout2d(0.5),
+        nn.AlphaDropout(0.5),
+        nn.FeatureAlphaDropout(0.5),
+        torchvision.ops.StochasticDepth(0.5, "row"),
+        DropPath(),
+        Attention(),
+    )
 
 
 @pytest.mark.parametrize("layer", chancy(), ids=lambda m: type(m).__name__)
@@ -218,7 +241,8 @@ def test_nothing_is_dropped_at_random_in_a_fit(layer):
     different = {tuple(theirs(x).flatten().tolist()) for _ in range(9)}
     net = response_net(3, p=3, q=4, features=theirs, freeze=False)
     assert len({tuple(net.features(x).flatten().tolist()) for _ in range(9)}) == 1 < len(different)
-    assert net.features.extractor.training and theirs.training and len({tuple(theirs(x).flatten().tolist()) for _ in range(9)}) > 1
+    assert net.features.extractor.training and theirs.training and len({tuple(theirs(x).flatten().tolist())
+                                                                        for _ in range(9)}) > 1
 
 
 def test_an_exponent_of_pooling_is_no_chance():
@@ -237,14 +261,19 @@ def test_scripted_networks(freeze):
     net = response_net(3, p=4, q=4, features=theirs, freeze=freeze)
     run(net, x)
     assert same(state(theirs), before) and all(w.requires_grad and w.grad is None for w in theirs.parameters())
-    assert same(state(net.features.extractor.net if freeze is None else net.features.extractor), before) == (freeze is None)
+    assert same(state(net.features.extractor.net if freeze is None else net.features.extractor),
+                before) == (freeze is None)
 
 
 def test_a_network_that_cannot_be_copied_is_told_how_to_go_on():
     class Derived(Small):
-        def __init__(self): super().__init__(); self.kept = self.conv.weight * 2
+        def __init__(self):
+            super().__init__()
+            self.kept = self.conv.weight * 2
+
     theirs = Derived().eval()
-    with pytest.raises(InputError, match=r"cannot be copied \(RuntimeError: Only Tensors.*lambda x: net\(x\)"): response_net(3, features=theirs)
+    with pytest.raises(InputError, match=r"cannot be copied \(RuntimeError: Only Tensors.*lambda x: net\(x\)"):
+        response_net(3, features=theirs)
     assert response_net(3, p=4, q=4, features=lambda x: theirs(x))(picture()).shape == (1, 4, 37, 50)
 
 
@@ -252,7 +281,8 @@ def test_the_frozen_answer_is_remembered_until_the_image_or_the_weights_change()
     calls = []
     frozen, x = Frozen(nn.Conv2d(3, 2, 1)), picture()
     frozen.net.register_forward_hook(lambda *_: calls.append(1))
-    first = frozen(x); frozen(x)
+    first = frozen(x)
+    frozen(x)
     assert len(calls) == 1
     x += 1
     assert not frozen(x).equal(first) and len(calls) == 2             # the same tensor with other values
@@ -263,7 +293,11 @@ def test_the_frozen_answer_is_remembered_until_the_image_or_the_weights_change()
 
 def test_a_fit_asks_a_frozen_extractor_once():
     calls = []
-    def extractor(x): calls.append(1); return x
+
+    def extractor(x):
+        calls.append(1)
+        return x
+
     x = picture()
     run(response_net(3, p=3, q=4, features=extractor, like=x), x, T=6)
     assert len(calls) == 1
@@ -326,4 +360,5 @@ def test_the_tutorials_results_are_of_its_extractors_and_photos(tutorial):
         mine = [(row["image"], row["seed"]) for row in rows if row["method"] == name]
         seeds = {seed for _, seed in mine}
         assert sorted(mine) == sorted((photo, seed) for photo in names["PHOTOS"] for seed in seeds) and seeds, name
-    assert {row["method"] for row in rows} <= {*names["EXTRACTORS"], *names["WAYS"], *names["SIZES"], *names["IMAGENET"]}
+    assert {row["method"] for row in rows} <= {*names["EXTRACTORS"], *names["WAYS"], *names["SIZES"],
+                                               *names["IMAGENET"]}

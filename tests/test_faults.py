@@ -1,4 +1,5 @@
-"""Nothing is lost when a run is killed, a disk is full, a file is broken. Short here; `python tools/faults.py` tries everything, with its counts.
+"""Nothing is lost when a run is killed, a disk is full, a file is broken. Short here; `python tools/faults.py` tries
+everything, with its counts.
 
 One scenario, with its counts: `pytest tests/test_faults.py -k kills --faults long -rP`.
 """
@@ -7,12 +8,16 @@ import os
 from pathlib import Path
 
 import faults
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SHORT = dict(kills=dict(times=6, images=6), steps=dict(times=8, images=2), together=dict(times=1), signals=dict(times=2, images=8), orphans=dict(times=1, images=8), damage=dict(times=9), workers=dict(times=1, images=20),
-             torchrun=dict(times=1, images=20), machines=dict(times=1, images=20), full_disk={}, read_only={}, no_permission={},
-             vanishing=dict(times=1), fuzz=dict(times=120), memory=dict(times=60))
+SHORT = dict(kills=dict(times=6, images=6), steps=dict(times=8, images=2), together=dict(times=1),
+             signals=dict(times=2, images=8), orphans=dict(times=1, images=8), damage=dict(times=9),
+             workers=dict(times=1, images=20),
+             torchrun=dict(times=1, images=20), machines=dict(times=1, images=20), full_disk={}, read_only={},
+             no_permission={},
+             vanishing=dict(times=1), fuzz=dict(times=120), memory=dict(times=150))
 each_scenario = pytest.mark.parametrize("scenario", faults.SCENARIOS, ids=lambda s: s.__name__)
 
 
@@ -26,14 +31,30 @@ def test_nothing_is_lost(scenario, request, record_property):
     assert tried >= 1
 
 
+def test_a_leak_is_told_from_what_is_loaded_once():
+    "A library that is loaded late, and noise; then the same with 100 KB an image."
+    image = np.arange(0, 150, faults.EVERY)
+    once = 450 + 16 * (image > 90) + np.random.default_rng(0).normal(0, 0.3, len(image))
+    assert abs(faults.growth(once)) < 10
+    assert 90 < faults.growth(once + image * 100 / 1024) < 110
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
+def test_a_leak_of_100_kilobytes_an_image_is_noticed():
+    try:
+        with pytest.raises(AssertionError, match="KB an image"): faults.memory(**SHORT["memory"], leak=100)
+    except faults.CannotTry as e: pytest.skip(str(e))
+
+
 @pytest.fixture(scope="module")
 def rows():
     return list(csv.DictReader((ROOT / "nbs" / "results" / "faults.csv").open(encoding="utf-8")))
 
 
 def test_the_page_shows_a_run_of_all_of_them(rows):
-    assert {row["scenario"]: row["what"] for row in rows} == {s.__name__: s.__doc__ for s in faults.SCENARIOS}
-    assert all(int(row["lost"]) == 0 and int(row["tried"]) > 0 and row["unit"] == faults.COUNTED[row["scenario"]] for row in rows)
+    assert {row["scenario"]: row["what"] for row in rows} == {s.__name__: faults.what(s) for s in faults.SCENARIOS}
+    assert all(int(row["lost"]) == 0 and int(row["tried"]) > 0 and row["unit"] == faults.COUNTED[row["scenario"]]
+               for row in rows)
 
 
 def test_they_were_tried_often_enough(rows):

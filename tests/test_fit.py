@@ -1,4 +1,6 @@
-"""The loop: its readings, updates, floor and stopping rules, against the plain loop, 64 bits, other devices and threads beside it."""
+"""The loop: its readings, updates, floor and stopping rules, against the plain loop, 64 bits, other devices and threads
+beside it."""
+
 import math
 import platform
 import sys
@@ -19,7 +21,8 @@ from dynaseg.network import cnn_net
 from dynaseg.speed import plain_loop
 from dynaseg.weighting import fsf, scf
 
-DEVICES = [name for name, there in [("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())] if there]
+DEVICES = [name for name, there in [("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())]
+           if there]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,8 @@ def x():
 
 
 def close(grads, exact, share=1e-3):
-    "Every gradient within this share of the largest one of its tensor; those that batch norm makes zero (biases before it) are noise."
+    """Every gradient within this share of the largest one of its tensor; those that batch norm makes zero (biases
+    before it) are noise."""
     largest = max(g.abs().max() for g in exact)
     for g, e in zip(grads, exact):
         assert (g.to(e) - e).abs().max() <= share * max(e.abs().max(), 1e-2 * largest)
@@ -55,7 +59,8 @@ def test_T_updates_make_T_plus_1_readings(T):
     steps = list(fit(net, x, fsf(), T=T))
     assert len(steps) == T + 1 and all(math.isfinite(s.loss) for s in steps)
     assert any(not a.equal(b) for a, b in zip(before, net.parameters()))
-    assert not any(a.equal(b) for a, b in zip([s.response for s in steps], [s.response for s in steps][1:]))  # an update between each two
+    # an update between each two
+    assert not any(a.equal(b) for a, b in zip([s.response for s in steps], [s.response for s in steps][1:]))
 
 
 def test_the_floor_bounds_the_weight_and_ends_the_fit():
@@ -70,7 +75,8 @@ def test_the_floor_bounds_the_weight_and_ends_the_fit():
 
 
 def unseen(M):
-    "The biases that shift a whole channel of the response, or would if no batch norm came after: differences do not see them."
+    """The biases that shift a whole channel of the response, or would if no batch norm came after: differences do not
+    see them."""
     return {f"features.{3 * M - 1}.bias", "classifier.0.bias", "classifier.1.bias"}
 
 
@@ -82,7 +88,8 @@ def test_continuity_reaches_every_weight_but_three_biases(M):
 
 
 def test_continuity_moves_every_weight_in_a_fit():
-    "One update with the term and one without it differ in every weight that it sees: inside the loop nothing is detached."
+    """One update with the term and one without it differ in every weight that it sees: inside the loop nothing is
+    detached."""
     x = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     after = []
     for w in (0.0, 10.0):
@@ -95,7 +102,8 @@ def test_continuity_moves_every_weight_in_a_fit():
 def test_an_update_by_hand():
     """Two steps of SGD with lr 0.1, momentum 0.9, weight decay 0.2 and a gradient of 0.5 from a weight of 1.
 
-    v = 0.5 + 0.2 = 0.7, weight 1 - 0.07 = 0.93; v = 0.9 * 0.7 + 0.5 + 0.2 * 0.93 = 1.316, weight 0.93 - 0.1316 = 0.7984."""
+    v = 0.5 + 0.2 = 0.7, weight 1 - 0.07 = 0.93; v = 0.9 * 0.7 + 0.5 + 0.2 * 0.93 = 1.316, weight 0.93 - 0.1316 =
+    0.7984."""
     weight, idle = torch.tensor([1.0], dtype=torch.float64), torch.tensor([3.0], dtype=torch.float64)
     velocities = [torch.zeros_like(weight), torch.zeros_like(idle)]
     weight.grad = torch.tensor([0.5], dtype=torch.float64)
@@ -111,9 +119,11 @@ def test_an_update_by_hand():
 @given(st.floats(0.001, 1), st.floats(0, 0.99), st.floats(0, 0.5), st.integers(0, 99))
 def test_updates_are_pytorchs_sgd(lr, momentum, weight_decay, seed):
     draw = torch.Generator().manual_seed(seed)
-    mine, theirs = ([torch.rand(3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)] for _ in range(2))
+    mine, theirs = ([torch.rand(3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)]
+                    for _ in range(2))
     theirs = [weight.requires_grad_() for weight in theirs]
-    velocities, sgd = [torch.zeros(3, dtype=torch.float64)], torch.optim.SGD(theirs, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    velocities, sgd = [torch.zeros(3, dtype=torch.float64)], torch.optim.SGD(theirs, lr=lr, momentum=momentum,
+                                                                             weight_decay=weight_decay)
     for _ in range(3):
         mine[0].grad = torch.randn(3, generator=draw, dtype=torch.float64)
         theirs[0].grad = mine[0].grad.clone()
@@ -134,8 +144,8 @@ class Responses(torch.nn.Module):
 def test_a_fit_of_one_update_by_hand():
     """Two pixels side by side with scores (ln 3, 0) and (0, 1): labels 0 and 1, q' = 2, w = 3.
 
-    Shares: 3/4, 1/4 and 1 / (1 + e), e / (1 + e). Channel 0 falls by ln 3, channel 1 rises by 1: means over two pairs, pulls of 3 / 2.
-    The update takes lr times (gradient + decay times the response)."""
+    Shares: 3/4, 1/4 and 1 / (1 + e), e / (1 + e). Channel 0 falls by ln 3, channel 1 rises by 1: means over two pairs,
+    pulls of 3 / 2. The update takes lr times (gradient + decay times the response)."""
     start = torch.tensor([[[[math.log(3), 0.0]], [[0.0, 1.0]]]], dtype=torch.float64)
     net = Responses(start.clone())
     first, second = fit(net, start, lambda q_prime: 1.5 * q_prime, T=1, lr=0.1, weight_decay=0.5)
@@ -144,7 +154,8 @@ def test_a_fit_of_one_update_by_hand():
     con = (math.log(3) + 1) / 2
     assert (first.labels.tolist(), first.n_labels, first.weight) == ([[0, 1]], 2, 3)
     assert (first.sim, first.con, first.loss) == pytest.approx((sim, con, sim + 3 * con), rel=1e-12)
-    gradient = torch.tensor([[[[-1 / 8 + 1.5, small / 2 - 1.5]], [[1 / 8 - 1.5, -small / 2 + 1.5]]]], dtype=torch.float64)
+    gradient = torch.tensor([[[[-1 / 8 + 1.5, small / 2 - 1.5]], [[1 / 8 - 1.5, -small / 2 + 1.5]]]],
+                            dtype=torch.float64)
     after = start - 0.1 * (gradient + 0.5 * start)
     torch.testing.assert_close(second.response, after[0])
     torch.testing.assert_close(net.r.detach(), after)  # the last reading is not followed by an update
@@ -162,7 +173,8 @@ def test_momentum_carries_the_first_update_on():
 def test_the_defaults_are_the_papers():
     "T = 1000, lr = 0.1, momentum = 0.9, no decay, no floor."
     start = torch.tensor([[[[100.0, 0.0]], [[0.0, 100.0]]]], dtype=torch.float64)
-    plain, named = (list(fit(Responses(start.clone()), start, lambda q_prime: 4.0, T=3, **how)) for how in ({}, dict(lr=0.1, momentum=0.9, weight_decay=0.0)))
+    plain, named = (list(fit(Responses(start.clone()), start, lambda q_prime: 4.0, T=3, **how))
+                    for how in ({}, dict(lr=0.1, momentum=0.9, weight_decay=0.0)))
     for one, other in zip(plain, named): assert one.response.equal(other.response)
     flat = torch.ones(1, 2, 1, 2, dtype=torch.float64)  # one label: with a floor of 0 the fit goes on all the same
     assert sum(1 for _ in fit(Responses(flat), flat, fsf())) == 1001
@@ -223,7 +235,8 @@ print(after_freeing() - before < 50, kept - before > 150, megabytes() - before <
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc", reason="needs Linux and glibc")
+@pytest.mark.skipif(not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc",
+                    reason="needs Linux and glibc")
 def test_freed_memory_is_kept_while_it_holds_and_given_back_afterwards(python):
     "An array of 200 MB: outside the block it goes back to the system at once."
     assert python(RESIDENT) == "True True True"
@@ -354,4 +367,18 @@ def test_a_recorder_does_not_end_or_change_a_fit(photo, quick):
 
 @pytest.mark.parametrize("every", [0, -1, 1.5, "2"])
 def test_recorder_refuses(every):
-    with pytest.raises(InputError, match=f"every={every!r}; expected a whole number of at least 1"): Recorder(every=every)
+    with pytest.raises(InputError, match=f"every={every!r}; expected a whole number of at least 1"):
+        Recorder(every=every)
+
+
+# --- pixels without data
+
+def test_labels_in_use_and_changes_count_pixels_with_data_alone():
+    "Four pixels, of which the last has no data: three labels would be in use, two are; of three pixels one changes."
+    r = torch.tensor([[9.0, 9, 0, 0], [0, 0, 9, 0], [0, 0, 0, 9]]).reshape(1, 3, 1, 4)
+    step = next(fit(Responses(r), r, fsf(), valid=torch.tensor([[True, True, True, False]])))
+    assert step.labels.tolist() == [[0, 0, 1, -1]] and step.n_labels == 2
+    watch = settled(tol=0.4, patience=1)
+    assert [watch(torch.tensor([labels])) for labels in ([0, 0, 1, -1], [0, 1, 1, -1])] == [False, True]  # a third
+    watch = settled(tol=0.3, patience=1)
+    assert [watch(torch.tensor([labels])) for labels in ([0, 0, 1, -1], [0, 1, 1, -1])] == [False, False]

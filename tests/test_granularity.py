@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skimage.measure import label
 
-from dynaseg.granularity import Hierarchy, contour_map, enlarged, joined, joining_levels, seeded_cut
+from dynaseg.granularity import MOST_JOINED, Hierarchy, contour_map, enlarged, joined, joining_levels, seeded_cut
 from dynaseg.images import InputError
-from dynaseg.outlines import MergeTree, cut
+from dynaseg.outlines import MergeTree, basins, cut, merge_order, perceived, region_graph
 
 
 def random_tree(seed, n):
@@ -28,7 +28,8 @@ def ways(tree):
             here, before, level = todo.pop()
             highest[start, here] = level
             for (a, b), l in zip(tree.edges.tolist(), tree.levels):
-                if here in (a, b) and (other := b if here == a else a) != before: todo.append((other, here, max(level, l)))
+                if here in (a, b) and (other := b if here == a else a) != before:
+                    todo.append((other, here, max(level, l)))
     return highest
 
 
@@ -52,7 +53,8 @@ def test_a_cut_can_be_read_off_the_contour_map(seed, h, w, level):
     right[:, :-1], below[:-1] = double[1::2, 2:-1:2], double[2:-1:2, 1::2]
     np.testing.assert_array_equal(single, np.maximum(right, below))
     regions = label(double[1:-1, 1:-1] <= level, connectivity=1)[::2, ::2]  # as the BSDS tools read a level
-    assert len(np.unique(np.stack([regions.ravel(), label(parts, background=-1, connectivity=1).ravel()]), axis=1).T) == regions.max()
+    assert len(np.unique(np.stack([regions.ravel(), label(parts, background=-1, connectivity=1).ravel()]),
+                         axis=1).T) == regions.max()
 
 
 def slow_seeds(tree, marks):
@@ -88,7 +90,8 @@ def slow_ward(sizes, features, n):
         w, f = sizes[members], features[members]
         return (w[:, None] * (f - (w @ f) / w.sum()) ** 2).sum()
     while len(clusters) > n:
-        pairs = [(spread(a + b) - spread(a) - spread(b), i, j) for i, a in enumerate(clusters) for j, b in enumerate(clusters) if i < j]
+        pairs = [(spread(a + b) - spread(a) - spread(b), i, j) for i, a in enumerate(clusters)
+                 for j, b in enumerate(clusters) if i < j]
         _, i, j = min(pairs)
         clusters[i] += clusters.pop(j)
     return {frozenset(c) for c in clusters}
@@ -108,7 +111,8 @@ def test_enlarged_labels_are_the_largest_bilinear_weight(seed, h, w, more, wider
     labels = np.random.default_rng(seed).integers(0, 4, (h, w))
     size = h + more, w + wider
     found = enlarged(labels, size)
-    weights = F.interpolate(F.one_hot(torch.from_numpy(labels), 4).permute(2, 0, 1)[None].double(), size=size, mode="bilinear")[0].numpy()
+    weights = F.interpolate(F.one_hot(torch.from_numpy(labels), 4).permute(2, 0, 1)[None].double(), size=size,
+                            mode="bilinear")[0].numpy()
     assert found.shape == size and found.dtype == labels.dtype
     best = np.take_along_axis(weights, found[None], 0)[0]
     np.testing.assert_allclose(best, weights.max(0), atol=1e-5)  # where two are equal, either may win
@@ -126,7 +130,11 @@ def test_segments_stay_in_one_piece_when_enlarged(seed, h, w, scale):
 def hierarchy():
     "Of a mosaic with noise, (40, 60) pixels, and a network with three labels."
     rng = np.random.default_rng(0)
-    image = (rng.random((4, 6, 3)).repeat(10, 0).repeat(10, 1) + rng.normal(0, 0.02, (40, 60, 3))).clip(0, 1).astype(np.float32)
+    image = (
+        (rng.random((4, 6, 3)).repeat(10, 0).repeat(10, 1) + rng.normal(0, 0.02, (40, 60, 3)))
+        .clip(0, 1)
+        .astype(np.float32)
+    )
     return Hierarchy(image, rng.dirichlet(np.ones(3), (20, 30)).astype(np.float32))
 
 
@@ -162,3 +170,53 @@ def test_a_patch_with_two_colours_is_shared_out(hierarchy):
     strokes = np.zeros((20, 30), int)
     strokes[:, 3], strokes[:, 26] = 1, 2
     np.testing.assert_array_equal(flat.seeded(strokes), np.where(np.arange(30) < 15, 1, 2)[None].repeat(20, 0))
+
+
+# --- pixels without data
+
+def test_islands_of_a_merge_tree():
+    "Two islands of two patches each: the tree joins them last, at a level that no cut reaches."
+    colours = np.zeros((2, 5, 1), np.float32)
+    colours[:, 1], colours[:, 3], colours[:, 4] = 1, 2, 5
+    patches = np.tile([0, 1, -1, 2, 3], (2, 1))
+    tree = merge_order(region_graph(patches, colours))
+    assert sorted(map(sorted, tree.edges[:2].tolist())) == [[0, 1], [2, 3]]
+    assert np.isinf(tree.levels).tolist() == [False, False, True]
+    assert cut(tree).tolist() == cut(tree, n_segments=1).tolist() == cut(tree, min_size=99).tolist() == [0, 0, 1, 1]
+    assert len(np.unique(cut(tree, n_segments=4))) == 4
+    contours = contour_map(tree, patches)
+    assert (contours[:, 0] > 0).all() and (contours[:, [1, 2, 4]] == 0).all() and (contours[:, 3] > 0).all()
+
+
+def test_what_is_left_out_counts_nowhere():
+    "Sizes, means, borders and steps of the pixels with data, by hand."
+    colours = np.array([[[1], [3], [100], [7]]], np.float32)
+    patches = np.array([[0, 0, -1, 1]])
+    graph = region_graph(patches, colours)
+    assert graph.sizes.tolist() == [2, 1] and graph.features.ravel().tolist() == [2, 7]
+    assert graph.edges.shape == (0, 2) and graph.inner[:, 0].tolist() == [1, 0]
+
+
+def test_patches_of_the_pixels_with_data():
+    """Each is connected, each pixel with data is in one, none reaches over a gap; an even picture has one for each
+    island."""
+    from scipy import ndimage
+    rng = np.random.default_rng(0)
+    valid = rng.random((30, 40)) < 0.8
+    for image in (rng.random((30, 40, 3), np.float32), np.full((30, 40, 3), 0.5, np.float32)):
+        patches = basins(perceived(image, valid), valid=valid)
+        assert ((patches >= 0) == valid).all() and np.unique(patches[valid]).tolist() == list(range(patches.max() + 1))
+        for i in range(patches.max() + 1): assert ndimage.label(patches == i)[1] == 1
+    assert patches.max() + 1 == ndimage.label(valid)[1]
+
+
+def test_more_small_islands_than_can_be_joined():
+    "Each goes to the large one that it is most like."
+    valid = np.zeros((80, 80), bool)
+    valid[::2, ::2] = True
+    image = np.where(np.arange(80) < 40, 0.2, 0.8)[None, :, None].repeat(80, 0).astype(np.float32)
+    h = Hierarchy(image, np.ones((80, 80, 1), np.float32), valid)
+    assert h.islands == 1600 > MOST_JOINED
+    labels = h.at_pixels(h.clusters(1.0, n_clusters=2))
+    assert len(np.unique(labels[::2, :40:2])) == len(np.unique(labels[::2, 40::2])) == 1
+    assert labels[0, 0] != labels[0, 78]

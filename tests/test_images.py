@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from dynaseg.images import (InputError, MissingFileError, _depth, load_image, pages, read_image, standardise, to_tensor, valid_at,
+from dynaseg.images import (InputError, MissingFileError, _depth, load_image, pages, read_image, standardise, to_tensor,
+                            valid_at,
                             working_size)
 from dynaseg.network import labels_at
 
@@ -59,7 +60,8 @@ def test_one_picture_in_every_number_format(a):
     "The values are those of uint8 / 255, computed here in float64."
     expected = a.astype(float) / 255
     wide = a.astype(np.uint16) * 257
-    same = [a, wide, wide.astype(">u2"), expected, expected.astype(">f8"), expected.astype(np.float32), expected.astype(np.longdouble)]
+    same = [a, wide, wide.astype(">u2"), expected, expected.astype(">f8"), expected.astype(np.float32),
+            expected.astype(np.longdouble)]
     same += [a.astype(t) for t in (np.int16, np.int64, np.uint32)] + [wide.astype(t) for t in (np.int32, np.uint64)]
     for b in same: close(load_image(b), expected)
     close(load_image(expected.astype(np.float16)), expected, 1e-3)
@@ -112,21 +114,31 @@ def test_any_numbers_end_in_the_unit_interval_or_in_an_input_error(a):
         else: assert image.min() >= 0 and image.max() <= 1 and image.dtype == np.float32
 
 
-@pytest.mark.parametrize("shape, result", [((9, 8), (9, 8, 1)), ((9, 2), (9, 2, 1)), ((2, 1, 3), (2, 1, 3)), ((1, 2), (1, 2, 1)),
-                                           ((9, 8, 1), (9, 8, 1)), ((9, 8, 12), (9, 8, 12)), ((40, 3, 64), (40, 3, 64))])
+@pytest.mark.parametrize("shape, result", [((9, 8), (9, 8, 1)), ((9, 2), (9, 2, 1)), ((2, 1, 3), (2, 1, 3)),
+                                           ((1, 2), (1, 2, 1)),
+                                           ((9, 8, 1), (9, 8, 1)), ((9, 8, 12), (9, 8, 12)),
+                                           ((40, 3, 64), (40, 3, 64))])
 def test_bands_and_narrow_shapes(shape, result):
     assert load_image(np.ones(shape)).shape == result
 
 
 # --- files
 
-@pytest.mark.parametrize("mode, suffix", [("RGB", "png"), ("RGB", "bmp"), ("RGB", "tif"), ("CMYK", "tif"), ("CMYK", "jpg"),
-                                          ("YCbCr", "jpg"), ("RGB", "webp"), ("P", "png"), ("P", "gif"), ("RGBA", "png"), ("LA", "png")])
+@pytest.mark.parametrize("mode, suffix", [("RGB", "png"), ("RGB", "bmp"), ("RGB", "tif"), ("CMYK", "tif"),
+                                          ("CMYK", "jpg"),
+                                          ("YCbCr", "jpg"), ("RGB", "webp"), ("P", "png"), ("P", "gif"),
+                                          ("RGBA", "png"), ("LA", "png")])
 def test_colour_files_become_rgb(tmp_path, mode, suffix):
     colour = Image.new("RGB", (40, 30), (250, 30, 90))
     colour.paste((20, 200, 130), (0, 0, 20, 30))
     path = tmp_path / f"photo.{suffix}"
-    stored = colour.quantize(4) if mode == "P" else colour.convert("L").convert("LA") if mode == "LA" else colour.convert(mode)
+    stored = (
+        colour.quantize(4)
+        if mode == "P"
+        else colour.convert("L").convert("LA")
+        if mode == "LA"
+        else colour.convert(mode)
+    )
     assert stored.mode == mode
     stored.save(path, quality=95)
     image = load_image(path)
@@ -159,7 +171,8 @@ def test_a_dark_16_bit_picture_is_dark_in_either_byte_order(tmp_path):
     np.testing.assert_array_equal(load_image(image), little)
 
 
-ORIENTED = {1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1], 5: lambda a: a.swapaxes(0, 1),
+ORIENTED = {1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
+            5: lambda a: a.swapaxes(0, 1),
             6: lambda a: np.rot90(a, -1), 7: lambda a: a[::-1, ::-1].swapaxes(0, 1), 8: lambda a: np.rot90(a)}
 
 
@@ -194,7 +207,8 @@ def test_the_bands_of_an_array_are_taken_as_they_are():
 def test_first_frame_of_an_animation(tmp_path):
     frames = [Image.new("RGB", (6, 5), c) for c in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    with pytest.warns(UserWarning, match="page 1 of 2"): close(load_image(tmp_path / "a.gif"), np.broadcast_to([1, 0, 0], (5, 6, 3)))
+    with pytest.warns(UserWarning, match="page 1 of 2"):
+        close(load_image(tmp_path / "a.gif"), np.broadcast_to([1, 0, 0], (5, 6, 3)))
 
 
 def test_npy_files_hold_any_number_of_bands(tmp_path):
@@ -247,9 +261,11 @@ def test_not_an_image(tmp_path, data):
     complaint(path, "photo.jpg", "cannot be read as an image", "format that Pillow opens")
 
 
-@given(st.sampled_from(["PNG", "JPEG", "GIF", "TIFF", "BMP", "PNG of 16 bits", "TIFF of several pages"]), st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=4)), min_size=1, max_size=4))
+@given(st.sampled_from(["PNG", "JPEG", "GIF", "TIFF", "BMP", "PNG of 16 bits", "TIFF of several pages"]),
+       st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=4)), min_size=1, max_size=4))
 def test_damaged_files_load_or_complain(tmp_path, format, damage):
-    odd = {"PNG of 16 bits": png16(DEEP), "TIFF of several pages": tiff(STACK, photometric="minisblack", compression="zlib")}
+    odd = {"PNG of 16 bits": png16(DEEP),
+           "TIFF of several pages": tiff(STACK, photometric="minisblack", compression="zlib")}
     data = bytearray(odd[format] if format in odd else bytes_of(Image.fromarray(RGB), format))
     for where, change in damage:
         i = int(where * (len(data) - 1))
@@ -320,7 +336,8 @@ def test_bad_arrays(image, words):
 
 # --- numbers of every range
 
-PHOTO = np.clip(np.add.outer(np.arange(0, 256, 5), np.arange(0, 90, 2)), 0, 255).astype(np.uint8)  # (52, 45), from 0 to 255
+# (52, 45), from 0 to 255
+PHOTO = np.clip(np.add.outer(np.arange(0, 256, 5), np.arange(0, 90, 2)), 0, 255).astype(np.uint8)
 
 
 @pytest.mark.parametrize("bits", [10, 12, 14, 16])
@@ -329,14 +346,16 @@ def test_a_cameras_numbers_give_the_same_picture(bits, dtype):
     close(load_image((PHOTO / 255 * (2**bits - 1)).round().astype(dtype))[..., 0], PHOTO / 255, 0.6 / (2**bits - 1))
 
 
-@pytest.mark.parametrize("largest, top", [(255, 65535), (256, 1023), (1023, 1023), (1024, 4095), (4095, 4095), (4096, 16383), (16384, 65535)])
+@pytest.mark.parametrize("largest, top", [(255, 65535), (256, 1023), (1023, 1023), (1024, 4095), (4095, 4095),
+                                          (4096, 16383), (16384, 65535)])
 def test_the_fewest_bits_that_hold_the_largest_number(largest, top):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         close(load_image(np.array([[0, largest]], np.uint16)).ravel(), [0, largest / top])
 
 
-@pytest.mark.parametrize("numbers", [PHOTO.astype(float), PHOTO.astype(np.float16), PHOTO / 127.5 - 1, PHOTO * 0.5 + 0.25, PHOTO * 2.0**24, PHOTO * 1e30 - 1e31])
+@pytest.mark.parametrize("numbers", [PHOTO.astype(float), PHOTO.astype(np.float16), PHOTO / 127.5 - 1,
+                                     PHOTO * 0.5 + 0.25, PHOTO * 2.0**24, PHOTO * 1e30 - 1e31])
 def test_floats_of_any_range_give_the_same_picture(numbers):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -347,7 +366,8 @@ def test_an_overshoot_below_one_step_of_8_bits_is_cut_off():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert load_image(np.array([[-0.003, 0.5, 1.003]])).ravel().tolist() == [0, 0.5, 1]
-    with pytest.warns(UserWarning, match="stretched"): assert load_image(np.array([[-0.5, 0.5, 1.5]])).ravel().tolist() == [0, 0.5, 1]
+    with pytest.warns(UserWarning, match="stretched"):
+        assert load_image(np.array([[-0.5, 0.5, 1.5]])).ravel().tolist() == [0, 0.5, 1]
 
 
 def test_zeros_and_ones_of_wide_types_are_a_mask():
@@ -355,7 +375,8 @@ def test_zeros_and_ones_of_wide_types_are_a_mask():
 
 
 def test_nearly_black_pictures_are_told():
-    with pytest.warns(UserWarning, match=r"only 1 of 255.*value_range=\(0, 1\)"): load_image(np.array([[0, 1]], np.uint8))
+    with pytest.warns(UserWarning, match=r"only 1 of 255.*value_range=\(0, 1\)"):
+        load_image(np.array([[0, 1]], np.uint8))
     with pytest.warns(UserWarning, match="only 250 of 65535"): load_image(np.array([[0, 250]], np.uint16))
 
 
@@ -363,7 +384,9 @@ def test_value_range_says_what_is_0_and_1():
     "By hand: (300 - 200) / (600 - 200) = 1/4; 100 and 700 lie outside."
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for dtype in (int, np.uint16, np.float32): assert load_image(np.array([[100, 300, 600, 700]], dtype), value_range=(200, 600)).ravel().tolist() == [0, 0.25, 1, 1]
+        for dtype in (int, np.uint16, np.float32):
+            assert load_image(np.array([[100, 300, 600, 700]], dtype),
+                              value_range=(200, 600)).ravel().tolist() == [0, 0.25, 1, 1]
     picture = read_image(np.array([[0, 1000]], np.uint16))
     assert picture.meta["value_range"] == (0, 1023) and picture.meta["dtype"] == "uint16"
 
@@ -375,7 +398,8 @@ def test_wrong_value_range(wrong):
 
 # --- which axis is which
 
-@pytest.mark.parametrize("shape", [(2, 60, 80), (6, 60, 80), (12, 400, 600), (3, 20, 20), (8, 100, 100), (1, 50, 70), (200, 145, 160)])
+@pytest.mark.parametrize("shape", [(2, 60, 80), (6, 60, 80), (12, 400, 600), (3, 20, 20), (8, 100, 100), (1, 50, 70),
+                                   (200, 145, 160)])
 def test_bands_first_are_refused_as_an_array_and_read_if_said(shape):
     a = np.zeros(shape, np.uint8)
     complaint(a, str(shape), "axes='CYX'", "axes='YXC'")
@@ -408,16 +432,19 @@ def test_wrong_axes(axes):
 
 def test_axes_put_each_number_in_its_place():
     cube = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
-    for axes, page, expected in [("ZCYX", 2, cube[1].transpose(1, 2, 0)), ("YXZC", 1, cube[:, :, 0]), ("TZYX", 4, cube[1, 0][..., None]), ("XYCT", 5, cube[..., 4].transpose(1, 0, 2)),
+    for axes, page, expected in [("ZCYX", 2, cube[1].transpose(1, 2, 0)), ("YXZC", 1, cube[:, :, 0]),
+                                 ("TZYX", 4, cube[1, 0][..., None]), ("XYCT", 5, cube[..., 4].transpose(1, 0, 2)),
                                  ("CYXS", 2, cube[1])]:
         image = load_image(cube, axes=axes, page=page, value_range=(0, 255))
         close(image, expected / 255)
-    with pytest.raises(InputError, match="page=3; the array has 2 pages: expected a whole number from 1 to 2"): load_image(cube, axes="ZCYX", page=3)
+    with pytest.raises(InputError, match="page=3; the array has 2 pages: expected a whole number from 1 to 2"):
+        load_image(cube, axes="ZCYX", page=3)
 
 
 class Named:
     "What an xarray has that matters here."
-    def __init__(self, a, dims, **attrs): self.data, self.dims, self.attrs, self.shape, self.dtype = a, dims, attrs, a.shape, a.dtype
+    def __init__(self, a, dims, **attrs):
+        self.data, self.dims, self.attrs, self.shape, self.dtype = a, dims, attrs, a.shape, a.dtype
 
     def __getitem__(self, where): return Named(self.data[where], self.dims, **self.attrs)
 
@@ -431,13 +458,15 @@ def test_objects_with_named_axes():
         def __getitem__(self, where): return Late(self.a[where])
         def compute(self): return self.a
     bands = np.moveaxis(RGB, -1, 0)
-    for image in (Named(bands, ("band", "y", "x")), Named(RGB, ("lat", "lon", "wavelength")), Named(Late(bands), ("band", "y", "x"))):
+    for image in (Named(bands, ("band", "y", "x")), Named(RGB, ("lat", "lon", "wavelength")),
+                  Named(Late(bands), ("band", "y", "x"))):
         np.testing.assert_array_equal(load_image(image), load_image(RGB))
     times = Named(bands, ("time", "y", "x"))
     with pytest.warns(UserWarning, match="page 1 of 3"): close(load_image(times), RGB[..., :1] / 255)
     close(load_image(times, page=3, value_range=(0, 255)), RGB[..., 2:] / 255)
     picture = read_image(Named(np.array([[1.0, -999], [2, 3]]), ("y", "x"), _FillValue=-999.0), value_range=(0, 4))
-    assert picture.valid.tolist() == [[True, False], [True, True]] and picture.pixels.ravel().tolist() == [0.25, 0.5, 0.5, 0.75]
+    assert picture.valid.tolist() == [[True, False],
+                                      [True, True]] and picture.pixels.ravel().tolist() == [0.25, 0.5, 0.5, 0.75]
 
 
 def test_a_rasterio_dataset_has_its_bands_first():
@@ -445,7 +474,11 @@ def test_a_rasterio_dataset_has_its_bands_first():
         nodata = 7
         def read(self): return np.array([[[1, 7]] * 20, [[3, 7]] * 20], np.uint8)
     picture = read_image(Dataset(), value_range=(0, 4))
-    assert picture.pixels.shape == (20, 2, 2) and picture.pixels[0, 0].tolist() == [0.25, 0.75] and picture.valid[0].tolist() == [True, False]
+    assert (
+        picture.pixels.shape == (20, 2, 2)
+        and picture.pixels[0, 0].tolist() == [0.25, 0.75]
+        and picture.valid[0].tolist() == [True, False]
+    )
 
 
 # --- TIFF
@@ -459,21 +492,25 @@ def tiff(*pictures, **how):
     "The bytes of a TIFF file; each picture an array, or (array, its own options)."
     file = io.BytesIO()
     big = how.pop("bigtiff", False)
-    with tifffile.TiffWriter(file, bigtiff=big, byteorder=how.pop("byteorder", None), **{k: how.pop(k) for k in ("imagej", "ome") if k in how}) as writer:
+    with tifffile.TiffWriter(file, bigtiff=big, byteorder=how.pop("byteorder", None),
+                             **{k: how.pop(k) for k in ("imagej", "ome") if k in how}) as writer:
         for picture in pictures:
             a, own = picture if isinstance(picture, tuple) else (picture, {})
             writer.write(a, **how | own)
     return file.getvalue()
 
 
-@pytest.mark.parametrize("how", [{}, dict(bigtiff=True), dict(tile=(16, 16)), dict(byteorder=">"), dict(compression="zlib"), dict(compression="zlib", predictor=True),
-                                 dict(rowsperstrip=5), dict(metadata=None), dict(compression="lzma", tile=(32, 16)), dict(ome=True)])
+@pytest.mark.parametrize("how", [{}, dict(bigtiff=True), dict(tile=(16, 16)), dict(byteorder=">"),
+                                 dict(compression="zlib"), dict(compression="zlib", predictor=True),
+                                 dict(rowsperstrip=5), dict(metadata=None), dict(compression="lzma", tile=(32, 16)),
+                                 dict(ome=True)])
 @pytest.mark.parametrize("planes", [False, True])
 def test_no_bit_of_a_tiff_is_lost(tmp_path, how, planes):
     a = np.moveaxis(DEEP, -1, 0).copy() if planes else DEEP
     data = tiff(a, photometric="rgb", planarconfig="separate" if planes else "contig", **how)
     (tmp_path / "a.tif").write_bytes(data)
-    for source in (data, tmp_path / "a.tif", io.BytesIO(data)): np.testing.assert_array_equal(load_image(source), DEEP / np.float32(65535))
+    for source in (data, tmp_path / "a.tif", io.BytesIO(data)):
+        np.testing.assert_array_equal(load_image(source), DEEP / np.float32(65535))
 
 
 @pytest.mark.parametrize("n", [1, 2, 4, 5, 12])
@@ -484,7 +521,9 @@ def test_any_number_of_bands_of_any_type(n, dtype):
     if n > 1: how |= dict(planarconfig="contig", extrasamples=["unspecified"] * (n - 1))
     else: a = a[..., 0]
     close(load_image(tiff(a, **how), value_range=(0, 1000)), (a.reshape(H, W, n) / 1000).clip(0, 1))
-    if n > 1: close(load_image(tiff(np.moveaxis(a, -1, 0).copy(), photometric="minisblack", planarconfig="separate"), value_range=(0, 1000)), (a / 1000).clip(0, 1))
+    if n > 1:
+        close(load_image(tiff(np.moveaxis(a, -1, 0).copy(), photometric="minisblack", planarconfig="separate"),
+                         value_range=(0, 1000)), (a / 1000).clip(0, 1))
 
 
 def test_an_array_that_was_saved_without_a_word_is_that_array():
@@ -497,13 +536,15 @@ def test_palettes_of_either_scale(factor):
     palette = RNG.integers(0, 256, (3, 256)).astype(np.uint16)
     palette[:, 0] = 255
     indices = (RAMP % 256).astype(np.uint8)
-    close(load_image(tiff(indices, photometric="palette", colormap=palette * factor)), np.moveaxis(palette[:, indices], 0, -1) / 255)
+    close(load_image(tiff(indices, photometric="palette", colormap=palette * factor)),
+          np.moveaxis(palette[:, indices], 0, -1) / 255)
 
 
 def test_a_palette_of_16_bits_keeps_them():
     palette = np.zeros((3, 256), np.uint16)
     palette[0] = np.arange(256) * 250 + 3
-    close(load_image(tiff((RAMP % 256).astype(np.uint8), photometric="palette", colormap=palette))[..., 0], ((RAMP % 256) * 250 + 3) / 65535)
+    close(load_image(tiff((RAMP % 256).astype(np.uint8), photometric="palette", colormap=palette))[..., 0],
+          ((RAMP % 256) * 250 + 3) / 65535)
 
 
 def test_white_is_zero():
@@ -527,7 +568,8 @@ def test_a_band_is_transparency_only_if_it_looks_like_it():
     close(picture.pixels[:, 9], rgb[:, 9] / 255 * 0.2 + 0.8)
     assert (picture.pixels[:, :9] == 1).all()
     premultiplied = (rgb * (opacity[..., None] / 255)).round().astype(np.uint8)
-    close(load_image(tiff(np.dstack([premultiplied, opacity]), photometric="rgb", extrasamples=["assocalpha"])), picture.pixels, 3 / 255)
+    close(load_image(tiff(np.dstack([premultiplied, opacity]), photometric="rgb", extrasamples=["assocalpha"])),
+          picture.pixels, 3 / 255)
     full = np.dstack([infrared, np.full((H, W), 255, np.uint8)])  # near infrared, and transparency as well
     close(load_image(tiff(full, photometric="rgb", extrasamples=["unspecified", "unassalpha"])), infrared / 255)
 
@@ -542,10 +584,12 @@ def test_one_row_or_column(shape, how):
 STACK = np.stack([DEEP[..., 0] // k for k in (1, 2, 3, 4)])
 
 
-@pytest.mark.parametrize("how, axes", [(dict(imagej=True), "ZYX"), (dict(imagej=True), "TYX"), (dict(ome=True), "ZYX"), (dict(ome=True, compression="zlib"), "TYX"), ({}, "ZYX")])
+@pytest.mark.parametrize("how, axes", [(dict(imagej=True), "ZYX"), (dict(imagej=True), "TYX"), (dict(ome=True), "ZYX"),
+                                       (dict(ome=True, compression="zlib"), "TYX"), ({}, "ZYX")])
 def test_stacks_say_that_they_are(how, axes):
     data = tiff(STACK, photometric="minisblack", metadata={"axes": axes}, **how)
-    with pytest.warns(UserWarning, match="page 1 of 4.*page=2.*pages"): close(load_image(data)[..., 0], STACK[0] / 65535)
+    with pytest.warns(UserWarning, match="page 1 of 4.*page=2.*pages"):
+        close(load_image(data)[..., 0], STACK[0] / 65535)
     close(load_image(data, page=3, value_range=(0, 65535))[..., 0], STACK[2] / 65535)
     picture = read_image(data, page=2)
     assert (picture.meta["page"], picture.meta["pages"], picture.meta["axes"]) == (2, 4, axes)
@@ -555,31 +599,40 @@ def test_stacks_say_that_they_are(how, axes):
 @pytest.mark.parametrize("how", [dict(imagej=True), dict(ome=True), dict(ome=True, tile=(16, 16))])
 def test_channels_are_bands_and_slices_are_pages(how):
     cube = np.stack([STACK[:3], STACK[1:]])
-    close(load_image(tiff(STACK[:3], photometric="minisblack", metadata={"axes": "CYX"}, **how)), np.moveaxis(STACK[:3], 0, -1) / 65535)
-    close(load_image(tiff(cube, photometric="minisblack", metadata={"axes": "ZCYX"}, **how), page=2, value_range=(0, 65535)), np.moveaxis(cube[1], 0, -1) / 65535)
+    close(load_image(tiff(STACK[:3], photometric="minisblack", metadata={"axes": "CYX"}, **how)),
+          np.moveaxis(STACK[:3], 0, -1) / 65535)
+    close(load_image(tiff(cube, photometric="minisblack", metadata={"axes": "ZCYX"}, **how), page=2,
+                     value_range=(0, 65535)), np.moveaxis(cube[1], 0, -1) / 65535)
     if "ome" in how:  # ImageJ has one order only
-        close(load_image(tiff(cube, photometric="minisblack", metadata={"axes": "CZYX"}, **how), page=3, value_range=(0, 65535)), np.moveaxis(cube[:, 2], 0, -1) / 65535)
+        close(load_image(tiff(cube, photometric="minisblack", metadata={"axes": "CZYX"}, **how), page=3,
+                         value_range=(0, 65535)), np.moveaxis(cube[:, 2], 0, -1) / 65535)
 
 
 def test_axes_overrule_those_of_a_file():
     for how in ({}, dict(metadata=None), dict(imagej=True, metadata={"axes": "ZYX"})):
         close(load_image(tiff(STACK, photometric="minisblack", **how), axes="CYX"), np.moveaxis(STACK, 0, -1) / 65535)
-    with pytest.raises(InputError, match="the axes of a photo are 'YXC'"): load_image(bytes_of(Image.fromarray(RGB), "PNG"), axes="CYX")
+    with pytest.raises(InputError, match="the axes of a photo are 'YXC'"):
+        load_image(bytes_of(Image.fromarray(RGB), "PNG"), axes="CYX")
 
 
 def test_pictures_of_several_sizes_are_pages_in_their_order_and_small_copies_are_none():
     rgb = (DEEP >> 8).astype(np.uint8)
-    data = tiff((rgb, dict(photometric="rgb")), (rgb[::2, ::2].copy(), dict(photometric="rgb", subfiletype=1)), (rgb[:9, :5].copy(), dict(photometric="rgb")), DEEP[..., 0], metadata=None)
+    data = tiff((rgb, dict(photometric="rgb")), (rgb[::2, ::2].copy(), dict(photometric="rgb", subfiletype=1)),
+                (rgb[:9, :5].copy(), dict(photometric="rgb")), DEEP[..., 0], metadata=None)
     read = list(pages(data))
-    for picture, expected in zip(read, [rgb / 255, rgb[:9, :5] / 255, DEEP[..., :1] / 65535], strict=True): close(picture.pixels, expected)
+    for picture, expected in zip(read, [rgb / 255, rgb[:9, :5] / 255, DEEP[..., :1] / 65535], strict=True):
+        close(picture.pixels, expected)
     below = tiff((rgb, dict(subifds=1)), (rgb[::2, ::2].copy(), dict(subfiletype=1)), photometric="rgb", metadata=None)
     assert read_image(below).meta["pages"] == 1
 
 
 def test_the_mask_of_gdal_says_which_pixels_have_data():
-    "A page of its own, of the kind 4 (transparency mask). tifffile does not write one: it is written as a page, then the tags are turned."
+    """A page of its own, of the kind 4 (transparency mask). tifffile does not write one: it is written as a page, then
+    the tags are turned."""
     rgb = (DEEP >> 8).astype(np.uint8)
-    data = bytearray(tiff((rgb, dict(photometric="rgb")), (np.where(RAMP % W < 5, 0, 255).astype(np.uint8), dict(subfiletype=1, photometric="minisblack")), metadata=None))
+    data = bytearray(tiff((rgb, dict(photometric="rgb")),
+                          (np.where(RAMP % W < 5, 0, 255).astype(np.uint8),
+                           dict(subfiletype=1, photometric="minisblack")), metadata=None))
     with tifffile.TiffFile(io.BytesIO(data)) as tif: at = tif.pages[1].tags[254].valueoffset
     data[at:at + 4] = struct.pack("<I", 4)
     picture = read_image(bytes(data))
@@ -590,13 +643,16 @@ def test_the_mask_of_gdal_says_which_pixels_have_data():
 @pytest.mark.parametrize("orientation", ORIENTED)
 def test_orientation_of_a_tiff(orientation):
     tag = (274, 3, 1, orientation, True)
-    for compression in (None, "zlib"): np.testing.assert_array_equal(load_image(tiff(RGB, photometric="rgb", compression=compression, extratags=[tag])), load_image(ORIENTED[orientation](RGB)))
+    for compression in (None, "zlib"):
+        np.testing.assert_array_equal(load_image(tiff(RGB, photometric="rgb", compression=compression,
+                                                      extratags=[tag])), load_image(ORIENTED[orientation](RGB)))
 
 
 @pytest.mark.parametrize("compression", ["tiff_lzw", "jpeg", "packbits", "tiff_adobe_deflate"])
 def test_compressed_photos(compression):
     smooth = np.dstack([RAMP // 4] * 3).astype(np.uint8)
-    close(load_image(bytes_of(Image.fromarray(smooth), "TIFF", compression=compression)), smooth / 255, 0.03 if compression == "jpeg" else 1e-6)
+    close(load_image(bytes_of(Image.fromarray(smooth), "TIFF", compression=compression)), smooth / 255,
+          0.03 if compression == "jpeg" else 1e-6)
 
 
 def test_what_cannot_be_decompressed_says_what_to_install():
@@ -607,13 +663,15 @@ def test_what_cannot_be_decompressed_says_what_to_install():
 
 
 def test_a_cameras_raw_file_is_refused_for_what_it_is(tmp_path):
-    mosaic = tiff(DEEP[..., 0], photometric="cfa", extratags=[(33421, 3, 2, (2, 2), True), (33422, 1, 4, bytes([0, 1, 1, 2]), True)])
+    mosaic = tiff(DEEP[..., 0], photometric="cfa",
+                  extratags=[(33421, 3, 2, (2, 2), True), (33422, 1, 4, bytes([0, 1, 1, 2]), True)])
     with pytest.raises(InputError, match="raw file.*rawpy"): load_image(mosaic)
     (tmp_path / "a.NEF").write_bytes(tiff(RGB, photometric="rgb"))  # the small copy in it would be read
     complaint(tmp_path / "a.NEF", "raw file", "pip install rawpy")
 
 
-GEO = [(33550, 12, 3, (10.0, 20.0, 0.0), True), (33922, 12, 6, (0.0, 0.0, 0.0, 5e5, 4e6, 0.0), True), (34735, 3, 8, (1, 1, 0, 1, 1024, 0, 1, 1), True), (34737, 2, 8, "WGS 84|", True)]
+GEO = [(33550, 12, 3, (10.0, 20.0, 0.0), True), (33922, 12, 6, (0.0, 0.0, 0.0, 5e5, 4e6, 0.0), True),
+       (34735, 3, 8, (1, 1, 0, 1, 1024, 0, 1, 1), True), (34737, 2, 8, "WGS 84|", True)]
 
 
 @pytest.mark.parametrize("byteorder", ["<", ">"])
@@ -621,13 +679,16 @@ def test_the_place_is_kept_byte_for_byte(byteorder):
     data = tiff(RGB, photometric="rgb", metadata=None, byteorder=byteorder, extratags=GEO)
     meta = read_image(data).meta
     assert meta["pixel_size"] == (20, 10) and [tag[0] for tag in meta["georeference"]] == [33550, 33922, 34735, 34737]
-    with tifffile.TiffFile(io.BytesIO(tiff(RGB[..., 0], metadata=None, byteorder=meta["byteorder"], extratags=meta["georeference"]))) as tif:
+    with tifffile.TiffFile(io.BytesIO(tiff(RGB[..., 0], metadata=None, byteorder=meta["byteorder"],
+                                           extratags=meta["georeference"]))) as tif:
         for code, _, _, value, _ in GEO: assert tif.pages[0].tags[code].value == value
 
 
 def test_sizes_of_pixels():
     for data in (tiff(STACK, imagej=True, resolution=(4, 2), metadata={"axes": "ZYX", "unit": "um"}),
-                 tiff(STACK, ome=True, photometric="minisblack", metadata={"axes": "ZYX", "PhysicalSizeX": 0.25, "PhysicalSizeY": 0.5, "PhysicalSizeXUnit": "um"})):
+                 tiff(STACK, ome=True, photometric="minisblack",
+                      metadata={"axes": "ZYX", "PhysicalSizeX": 0.25, "PhysicalSizeY": 0.5,
+                                "PhysicalSizeXUnit": "um"})):
         meta = read_image(data, page=1).meta
         assert meta["pixel_size"] == (0.5, 0.25) and meta["unit"] == "um"
 
@@ -667,11 +728,14 @@ def chunk(kind, data):
 
 
 def png16(a, before=b"", after=b""):
-    "The bytes of a PNG file with 16 bits a band, written here by its specification; chunks before and after the pixels."
+    """The bytes of a PNG file with 16 bits a band, written here by its specification; chunks before and after the
+    pixels."""
     height, width, bands = a.shape
     header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[bands], 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in a)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + before + chunk(b"IDAT", zlib.compress(rows)) + after + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR",
+                                        header) + before + chunk(b"IDAT",
+                                                                 zlib.compress(rows)) + after + chunk(b"IEND", b"")
 
 
 def test_no_bit_of_a_png_is_lost():
@@ -703,10 +767,14 @@ def test_no_bit_of_a_ppm_is_lost(top):
 
 
 def test_bits_that_are_lost_are_told():
-    with pytest.warns(UserWarning, match="16 bits a band, and Pillow keeps 8"): load_image(Image.open(io.BytesIO(png16(DEEP))))
+    with pytest.warns(UserWarning, match="16 bits a band, and Pillow keeps 8"):
+        load_image(Image.open(io.BytesIO(png16(DEEP))))
     jpeg2000 = bytearray(bytes_of(Image.fromarray(RGB), "JPEG2000"))
     jpeg2000[jpeg2000.find(b"\xff\x51") + 40] = 11  # "12 bits": enough for the header's reader
-    assert _depth(Image.open(io.BytesIO(jpeg2000))) == 12 and _depth(Image.open(io.BytesIO(bytes_of(Image.fromarray(RGB), "JPEG2000")))) == 8
+    assert (
+        _depth(Image.open(io.BytesIO(jpeg2000))) == 12
+        and _depth(Image.open(io.BytesIO(bytes_of(Image.fromarray(RGB), "JPEG2000")))) == 8
+    )
 
 
 # --- pixels without data
@@ -718,7 +786,9 @@ def without(picture, valid):
     "Checks which pixels have data, and that the others hold the mean of those."
     np.testing.assert_array_equal(picture.valid, valid)
     assert np.isfinite(picture.pixels).all()
-    if not np.all(valid): close(picture.pixels[~np.asarray(valid)], np.broadcast_to(picture.pixels[valid].mean(0), ((~np.asarray(valid)).sum(), picture.pixels.shape[2])))
+    if not np.all(valid):
+        close(picture.pixels[~np.asarray(valid)],
+              np.broadcast_to(picture.pixels[valid].mean(0), ((~np.asarray(valid)).sum(), picture.pixels.shape[2])))
 
 
 @pytest.mark.parametrize("dtype", [float, np.float32, np.int16, np.int64])
@@ -729,10 +799,13 @@ def test_a_fill_value_is_no_height(dtype):
     close(picture.pixels[..., 0], [[0, 1 / 3, 1 / 2, 2 / 3], [1, 1 / 2, 1 / 3, 2 / 3]])
 
 
-@pytest.mark.parametrize("image", [np.where(HEIGHTS > 0, HEIGHTS, np.nan), np.where(HEIGHTS > 0, HEIGHTS, np.inf), np.where(HEIGHTS > 0, HEIGHTS, -3.4028234663852886e38),
-                                   HEIGHTS, np.where(HEIGHTS > 0, HEIGHTS, 9.96921e36).astype(np.float32), HEIGHTS.astype(np.int16)])
+@pytest.mark.parametrize("image", [np.where(HEIGHTS > 0, HEIGHTS, np.nan), np.where(HEIGHTS > 0, HEIGHTS, np.inf),
+                                   np.where(HEIGHTS > 0, HEIGHTS, -3.4028234663852886e38),
+                                   HEIGHTS, np.where(HEIGHTS > 0, HEIGHTS, 9.96921e36).astype(np.float32),
+                                   HEIGHTS.astype(np.int16)])
 def test_pixels_without_data_are_told(image):
-    with pytest.warns(UserWarning, match="^2 pixels ha|^2 pixels hold 2 values"): picture = read_image(image, value_range=(2, 8))
+    with pytest.warns(UserWarning, match="^2 pixels ha|^2 pixels hold 2 values"):
+        picture = read_image(image, value_range=(2, 8))
     without(picture, HEIGHTS > 0)
 
 
@@ -744,14 +817,16 @@ def test_declared_fill_values_need_no_word():
             picture = read_image(image, value_range=(2, 8))
             without(picture, HEIGHTS > 0)
             close(picture.pixels[0, 1, 0], 1 / 3)
-    assert read_image(tiff(HEIGHTS.astype(np.float32), extratags=tag), nodata=False, value_range=(-9999, 8)).valid is None
+    assert read_image(tiff(HEIGHTS.astype(np.float32), extratags=tag), nodata=False,
+                      value_range=(-9999, 8)).valid is None
     assert read_image(HEIGHTS, nodata=False, value_range=(-9999, 8)).valid is None
     nonsense = tiff(HEIGHTS.astype(np.float32), extratags=[(42113, "s", 0, "none", True)])
     with pytest.warns(UserWarning, match="2 pixels have the value -9999"): read_image(nonsense, value_range=(2, 8))
 
 
 def test_a_value_that_is_only_the_lowest_is_no_fill():
-    for values in ([[-9999, -9999, -5000, 9000.0]], [[-9999, 5, 6, 7.0]], [[0, 0, 900, 910.0]], [[-9998, -9998, 1, 2.0]]):
+    for values in ([[-9999, -9999, -5000, 9000.0]], [[-9999, 5, 6, 7.0]], [[0, 0, 900, 910.0]],
+                   [[-9998, -9998, 1, 2.0]]):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             assert read_image(np.array(values)).valid is None
@@ -783,7 +858,8 @@ def test_masks_of_every_kind(tmp_path):
     Image.fromarray(use.astype(np.uint8) * 7).save(tmp_path / "grey.png")
     tifffile.imwrite(tmp_path / "array.tif", use)
     np.save(tmp_path / "mask.npy", use * 0.5)
-    for mask in (use, use.astype(int), use[..., None], use.tolist(), torch.from_numpy(use), Image.fromarray(use), *tmp_path.iterdir()):
+    for mask in (use, use.astype(int), use[..., None], use.tolist(), torch.from_numpy(use), Image.fromarray(use),
+                 *tmp_path.iterdir()):
         picture = read_image(RGB, mask=mask)
         without(picture, use)
         np.testing.assert_array_equal(picture.pixels[use], load_image(RGB)[use])
@@ -799,7 +875,8 @@ def test_wrong_masks():
 def test_the_range_is_that_of_the_pixels_with_data():
     a = np.array([[200, 300, 60_000, 65_535]], np.uint16)
     close(load_image(a, mask=[[1, 1, 0, 0]]).ravel()[:2], [200 / 1023, 300 / 1023])
-    with pytest.warns(UserWarning, match="-2 to 2"): close(load_image(np.array([[-2.0, 2, 900]]), mask=[[1, 1, 0]]).ravel(), [0, 1, 0.5])
+    with pytest.warns(UserWarning, match="-2 to 2"):
+        close(load_image(np.array([[-2.0, 2, 900]]), mask=[[1, 1, 0]]).ravel(), [0, 1, 0.5])
 
 
 def test_transparent_pixels_have_no_data_and_are_white():
@@ -817,7 +894,8 @@ def test_transparent_pixels_have_no_data_and_are_white():
 def test_pages_share_one_range():
     stack = np.stack([np.full((4, 5), n, np.uint16) for n in (400, 800, 1600)])
     assert [round(p.pixels.max() * 4095) for p in pages(stack, axes="ZYX")] == [400, 800, 1600]
-    with pytest.warns(UserWarning, match="Page 1 of 2: .*-4 to 12"): heights = [p.pixels.ravel().tolist() for p in pages(np.array([[[-4.0, 0]], [[4, 12]]]), axes="ZYX")]
+    with pytest.warns(UserWarning, match="Page 1 of 2: .*-4 to 12"):
+        heights = [p.pixels.ravel().tolist() for p in pages(np.array([[[-4.0, 0]], [[4, 12]]]), axes="ZYX")]
     assert heights == [[0, 0.25], [0.5, 1]]
     assert [p.pixels.max() for p in pages(stack, axes="ZYX", value_range=(0, 1600))] == [0.25, 0.5, 1]
 
@@ -846,23 +924,27 @@ def test_the_second_picture_that_phones_hide_is_no_page():
 
 @pytest.mark.parametrize("wrong", [0, -1, 2, True, 1.5, "1"])
 def test_wrong_pages(wrong):
-    with pytest.raises(InputError, match=r"page=.*has 1 page: expected a whole number from 1 to 1"): load_image(RGB, page=wrong)
+    with pytest.raises(InputError, match=r"page=.*has 1 page: expected a whole number from 1 to 1"):
+        load_image(RGB, page=wrong)
 
 
 # --- metadata, objects, and what cannot be read
 
-@pytest.mark.parametrize("bad", [chunk(b"eXIf", bytes(8)), chunk(b"zTXt", b"w\0\0" + zlib.compress(bytes(2_000_000))), chunk(b"tEXt", b"w\0text")[:-1] + b"x", chunk(b"iCCP", b"w\0\0nonsense"),
+@pytest.mark.parametrize("bad", [chunk(b"eXIf", bytes(8)), chunk(b"zTXt", b"w\0\0" + zlib.compress(bytes(2_000_000))),
+                                 chunk(b"tEXt", b"w\0text")[:-1] + b"x", chunk(b"iCCP", b"w\0\0nonsense"),
                                  chunk(b"iTXt", b"w"), chunk(b"pHYs", b"1"), chunk(b"tIME", b""), chunk(b"gAMA", b"")])
 def test_metadata_never_refuses_the_pixels(bad, capfd):
     grey = png16(DEEP[..., :1])
     for data in (png16(DEEP, bad), png16(DEEP, after=bad)): close(load_image(data), DEEP / 65535, 1e-7)
-    for data in (grey[:33] + bad + grey[33:], grey[:-12] + bad + grey[-12:]): close(load_image(data), DEEP[..., :1] / 65535, 1e-7)
+    for data in (grey[:33] + bad + grey[33:], grey[:-12] + bad + grey[-12:]):
+        close(load_image(data), DEEP[..., :1] / 65535, 1e-7)
     assert capfd.readouterr().err == ""
 
 
 def test_broken_exif_of_a_jpeg():
     data = bytes_of(Image.fromarray(RGB), "JPEG", quality=95)
-    for junk in (b"Exif\0\0nonsense", b"Exif\0\0II*\0\x08\0\0\0\xff\xff", b"MPF\0junk", b"http://ns.adobe.com/xap/1.0/\0<x", b"ICC_PROFILE\0\1"):
+    for junk in (b"Exif\0\0nonsense", b"Exif\0\0II*\0\x08\0\0\0\xff\xff", b"MPF\0junk",
+                 b"http://ns.adobe.com/xap/1.0/\0<x", b"ICC_PROFILE\0\1"):
         for marker in (0xe1, 0xe2, 0xed):
             segment = bytes([0xff, marker]) + struct.pack(">H", len(junk) + 2) + junk
             np.testing.assert_array_equal(load_image(data[:2] + segment + data[2:]), load_image(data))
@@ -874,7 +956,8 @@ def test_files_that_are_open_and_bytes(tmp_path):
     file = io.BytesIO(data)
     file.seek(0, 2)  # where one that was just written stands
     with open(tmp_path / "a.png", "rb") as handle:
-        for image in (data, bytearray(data), file, handle): np.testing.assert_array_equal(load_image(image), load_image(RGB))
+        for image in (data, bytearray(data), file, handle):
+            np.testing.assert_array_equal(load_image(image), load_image(RGB))
     complaint(handle, "cannot be read", "closed")
     with open(tmp_path / "a.png", encoding="latin-1") as text: complaint(text, "open as text", "'rb'")
     buffer = io.BytesIO()
@@ -895,10 +978,14 @@ def test_a_missing_file_is_both_errors():
         with pytest.raises(kind, match="no file"): load_image("no such file.png")
 
 
-@pytest.mark.parametrize("name, content, word", [("a.heic", b"\0\0\0\x18ftypheic", "pillow-heif"), ("photo", b"\0\0\0\x18ftypheic", "pillow-heif"), ("a.svg", b"<svg></svg>", "Inkscape"),
-                                                 ("b", b"<?xml version='1.0'?><svg/>", "Inkscape"), ("a.cr2", b"II*\0", "rawpy"), ("a.ARW", b"II*\0", "rawpy"), ("a.nc", b"CDF\1", "xarray"),
-                                                 ("a.h5", b"\x89HDF", "h5py"), ("a.npz", b"PK", "numpy.load"), ("a.pdf", b"%PDF", "pdftoppm"), ("a.dcm", b"x", "pydicom"), ("a.czi", b"x", "bioio"),
-                                                 ("a.mp4", b"x", "ffmpeg")])
+@pytest.mark.parametrize("name, content, word",
+                         [("a.heic", b"\0\0\0\x18ftypheic", "pillow-heif"),
+                          ("photo", b"\0\0\0\x18ftypheic", "pillow-heif"), ("a.svg", b"<svg></svg>", "Inkscape"),
+                          ("b", b"<?xml version='1.0'?><svg/>", "Inkscape"), ("a.cr2", b"II*\0", "rawpy"),
+                          ("a.ARW", b"II*\0", "rawpy"), ("a.nc", b"CDF\1", "xarray"),
+                          ("a.h5", b"\x89HDF", "h5py"), ("a.npz", b"PK", "numpy.load"), ("a.pdf", b"%PDF", "pdftoppm"),
+                          ("a.dcm", b"x", "pydicom"), ("a.czi", b"x", "bioio"),
+                          ("a.mp4", b"x", "ffmpeg")])
 def test_formats_of_others_say_what_to_do(tmp_path, name, content, word):
     (tmp_path / name).write_bytes(content)
     complaint(tmp_path / name, name, word)
@@ -916,8 +1003,10 @@ T = torch.rand(3, 9, 9, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("thing, words", [
-    (T.to("meta"), ["meta"]), ([T[0].clone().requires_grad_()] * 3, ["list"]), (Refuses(), ["Refuses", "not allowed"]), (Holds(), ["several arrays", "name"]),
-    ("https://example.org/a.png", ["web", "Download"]), (["a.png", "b.png"], ["list"]), (T.to(torch.complex64), ["complex64"]), (np.zeros((3, 3), [("r", "u1")]), ["dtype"]), (object(), ["object"]),
+    (T.to("meta"), ["meta"]), ([T[0].clone().requires_grad_()] * 3, ["list"]), (Refuses(), ["Refuses", "not allowed"]),
+    (Holds(), ["several arrays", "name"]),
+    ("https://example.org/a.png", ["web", "Download"]), (["a.png", "b.png"], ["list"]),
+    (T.to(torch.complex64), ["complex64"]), (np.zeros((3, 3), [("r", "u1")]), ["dtype"]), (object(), ["object"]),
     (iter([1]), ["iterator"]), ({1, 2}, ["set"]), (Path("~nobody-of-this-name/a.png"), ["path"]), ("a\0b", ["path"]),
 ])
 def test_what_cannot_be_read_is_an_input_error(thing, words):
@@ -969,10 +1058,12 @@ def test_what_has_no_data_does_not_bleed(H, W, h, w, seed):
     x, y = (to_tensor(a, (h, w), valid=valid) for a in (image, other))
     seen = valid_at(valid, (h, w))
     assert seen.shape == (h, w) and seen.dtype == torch.bool
-    part = F.interpolate(torch.from_numpy(valid.astype(np.float32))[None, None], size=(h, w), mode="bilinear", antialias=True)[0, 0]
+    part = F.interpolate(torch.from_numpy(valid.astype(np.float32))[None, None], size=(h, w), mode="bilinear",
+                         antialias=True)[0, 0]
     if (h, w) != (H, W): torch.testing.assert_close(x[..., part > 0.01], y[..., part > 0.01], atol=1e-4, rtol=0)
     assert (part[seen] > 0).all()
-    torch.testing.assert_close(to_tensor(image, (h, w), valid=np.ones((H, W), bool)), to_tensor(image, (h, w)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(to_tensor(image, (h, w), valid=np.ones((H, W), bool)), to_tensor(image, (h, w)),
+                               atol=1e-5, rtol=0)
 
 
 def test_half_of_a_pixel_is_enough():
@@ -1043,14 +1134,19 @@ def test_to_tensor():
 
 def test_shrinking_averages():
     "A checkerboard of single pixels becomes grey; picking pixels would keep it black or white."
-    board = (np.indices((40, 40)).sum(0) % 2).astype(np.float32)[..., None]  # by 5: each new centre is the centre of an old pixel
+    # by 5: each new centre is the centre of an old pixel
+    board = (np.indices((40, 40)).sum(0) % 2).astype(np.float32)[..., None]
     close(to_tensor(board, (8, 8))[0, 0], 0.5, 0.05)
     ramp = np.linspace(0, 1, 64, dtype=np.float32)[None, :, None].repeat(4, 0)
     close(to_tensor(ramp, (4, 16)).mean(), 0.5, 1e-3)
 
 
 def test_standardised_bands_have_mean_0_and_spread_1():
-    x = torch.rand(1, 4, 12, 15, generator=torch.Generator().manual_seed(0)) * torch.tensor([1, 0.1, 0.01, 1e-3])[:, None, None] + 0.3
+    x = (
+        torch.rand(1, 4, 12, 15, generator=torch.Generator().manual_seed(0))
+        * torch.tensor([1, 0.1, 0.01, 1e-3])[:, None, None]
+        + 0.3
+    )
     before, y = x.clone(), standardise(x)
     assert y.shape == x.shape and y.dtype == torch.float32 and x.equal(before)
     for band, given_ in zip(y[0].double().numpy(), x[0].double().numpy()):
@@ -1060,11 +1156,13 @@ def test_standardised_bands_have_mean_0_and_spread_1():
 
 @given(st.floats(0, 1, width=32), st.integers(1, 40), st.integers(2, 40))
 def test_a_constant_band_becomes_0(value, h, w):
-    assert standardise(torch.full((1, 2, h, w), value)).abs().max() < 0.2  # one number everywhere: what rounding left of its mean
+    # one number everywhere: what rounding left of its mean
+    assert standardise(torch.full((1, 2, h, w), value)).abs().max() < 0.2
     assert len(standardise(torch.full((1, 1, h, w), value)).unique()) == 1
 
 
-@given(st.integers(2, 5), st.integers(1, 9), st.integers(1, 9), st.integers(1, 30), st.integers(1, 30), st.integers(1, 40), st.integers(0, 99))
+@given(st.integers(2, 5), st.integers(1, 9), st.integers(1, 9), st.integers(1, 30), st.integers(1, 30),
+       st.integers(1, 40), st.integers(0, 99))
 def test_labels_at_is_the_argmax_of_one_enlargement(q, h, w, H, W, strip, seed):
     r = torch.randn(q, h, w, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     labels = labels_at(r, (H, W), strip)

@@ -1,5 +1,6 @@
 """JupyterLab in a real browser: a small notebook calls `explore`; a fit runs, the picture changes, Stop stops it.
-Then the mouse: the slider is dragged, segments are clicked and merged, strokes are drawn, and all of it is taken back.
+The mouse: the slider is dragged, segments are clicked and merged, strokes are drawn, and all of it is taken back.
+Each test has a panel of its own, in one notebook that is open all the time.
 
 The browser is Debian's Chromium, driven by Playwright. Where there is none the tests skip and say so; in CI they fail.
 """
@@ -54,7 +55,8 @@ def lab(tmp_path_factory):
     quiet = '{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}'
     (home / "config" / "labconfig" / "page_config.json").write_text(quiet)
     port = free_port()
-    places = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython"}
+    places = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime",
+              "IPYTHONDIR": "ipython"}
     environment = {**os.environ, **{name: str(home / place) for name, place in places.items()}, "OMP_NUM_THREADS": "1",
                    "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     with open(home / "log", "w") as log:
@@ -80,21 +82,47 @@ def wait_for(address, server, log, seconds=90):
 
 
 @pytest.fixture(scope="module")
-def page(lab, tmp_path_factory):
-    "The notebook, open in the browser, with its first cell run."
+def notebook(lab, tmp_path_factory):
+    "The notebook, open in the browser, with a kernel that waits."
     from playwright.sync_api import sync_playwright
     with sync_playwright() as p:
         browser = p.chromium.launch_persistent_context(tmp_path_factory.mktemp("profile"), executable_path=CHROMIUM,
-                                                       headless=True, args=FLAGS, viewport={"width": 1280, "height": 1000})
+                                                       headless=True, args=FLAGS, viewport={"width": 1280,
+                                                                                            "height": 1000})
         browser.set_default_timeout(60_000)
         page = browser.pages[0]
         page.goto(f"{lab[0]}/doc/tree/demo.ipynb?reset")
-        page.locator(".jp-Notebook .jp-CodeCell").first.click()
-        page.wait_for_function("document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'")
-        page.keyboard.press("Shift+Enter")
-        button(page, "Run").wait_for()
         yield page
         browser.close()
+
+
+@pytest.fixture
+def page(notebook):
+    "The notebook with a new panel: its first cell is run again."
+    notebook.evaluate("document.querySelectorAll('.jp-OutputArea-output').forEach(old => old.dataset.old = 'yes')")
+    notebook.locator(".jp-Notebook .jp-CodeCell .jp-InputArea-editor").first.click()
+    notebook.wait_for_function("document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'")
+    notebook.keyboard.press("Control+Enter")
+    notebook.wait_for_function("document.querySelector('.jp-OutputArea-output[data-old]') === null")
+    button(notebook, "Run").wait_for()
+    until(notebook, lambda: status(notebook) == "Ready.")
+    return notebook
+
+
+@pytest.fixture
+def fitted(page):
+    "The notebook with a panel that has fitted its photo: clusters, as many as there are."
+    button(page, "Run").click()
+    until(page, lambda: "clusters after" in status(page) and button(page, "Run").is_enabled())
+    return page
+
+
+@pytest.fixture
+def cut(fitted):
+    "The notebook with a panel that shows 40 segments."
+    button(fitted, "segments").click()
+    until(fitted, lambda: status(fitted).startswith("40 segments"))
+    return fitted
 
 
 def button(page, name): return page.locator(".jp-OutputArea-output button", has_text=name)
@@ -122,18 +150,25 @@ def until(page, condition, seconds=90):
     pytest.fail(f"nothing came of it; the page says {page.locator('.jp-OutputArea-output').first.inner_text()!r}")
 
 
+def unfold(page):
+    "Opens the knobs of the method."
+    page.locator(".jp-OutputArea-output .jupyter-widget-Collapse-header", has_text="the method").click()
+
+
 def set_number(page, label, value):
     "Types a value into the field, or the read-out of the slider, with the label."
     row = page.locator(".jp-OutputArea-output .widget-inline-hbox", has=page.locator("label", has_text=label))
     field = row.locator("input[type=number], .widget-readout").last
     field.click()
-    page.keyboard.press("Control+A"); page.keyboard.type(str(value)); page.keyboard.press("Enter")
+    page.keyboard.press("Control+A")
+    page.keyboard.type(str(value))
+    page.keyboard.press("Enter")
 
 
 def test_run_draws_while_it_fits_and_ends(page):
     before = pictures(page)
     assert [len(which) for which in before] == [1, 1] and all(map(all, before))
-    page.locator(".jp-OutputArea-output .jupyter-widget-Collapse-header", has_text="the method").click()
+    unfold(page)
     set_number(page, "updates T", 150)
     page.evaluate("""() => { // counted in the page: from here, a picture that is replaced soon would be missed
         window.drawn = 0
@@ -148,9 +183,9 @@ def test_run_draws_while_it_fits_and_ends(page):
     assert button(page, "Stop").is_disabled() and button(page, "Run").is_enabled()
 
 
-def test_save_writes_two_files_beside_the_notebook(page, lab):
-    button(page, "Save").click()
-    until(page, lambda: "Saved labels.png" in status(page))
+def test_save_writes_two_files_beside_the_notebook(fitted, lab):
+    button(fitted, "Save").click()
+    until(fitted, lambda: "Saved labels.png" in status(fitted))
     assert (lab[1] / "labels.png").stat().st_size and (lab[1] / "overlay.png").stat().st_size
 
 
@@ -174,9 +209,8 @@ def through(page, *places):
     page.mouse.up()
 
 
-def test_the_slider_answers_while_it_is_dragged(page):
-    button(page, "segments").click()
-    until(page, lambda: status(page).startswith("40 segments"))
+def test_the_slider_answers_while_it_is_dragged(cut):
+    page = cut
     page.evaluate("""() => { // every picture that is shown, counted in the page
         window.shown = new Set()
         const pad = document.querySelector(".jp-OutputArea-output .dynaseg-pad")
@@ -199,7 +233,8 @@ def test_the_slider_answers_while_it_is_dragged(page):
     until(page, lambda: all(map(all, pictures(page))) and all(new != old for new, old in zip(pictures(page), before)))
 
 
-def test_click_merge_split_undo(page):
+def test_click_merge_split_undo(cut):
+    page = cut
     through(page, (0.1, 0.1))
     until(page, lambda: "segment" in status(page) and " pixels, " in status(page))
     first, count = chosen(page), int(code(page).split("n_segments=")[1].split(")")[0])
@@ -217,7 +252,8 @@ def test_click_merge_split_undo(page):
     until(page, lambda: code(page).endswith(f"n_segments={count})") and chosen(page) == "")
 
 
-def test_two_strokes_and_back(page):
+def test_two_strokes_and_back(fitted):
+    page = fitted
     before = code(page)
     button(page, "pen 1").click()
     until(page, lambda: page.locator(".dynaseg-touch polyline").get_attribute("stroke") != "none")
@@ -230,10 +266,10 @@ def test_two_strokes_and_back(page):
     until(page, lambda: "2 clusters over" in page.locator(".dynaseg-pad").inner_text())
     for _ in range(2): button(page, "Undo").click()
     until(page, lambda: code(page) == before)
-    button(page, "choose").click()
 
 
 def test_stop_stops(page):
+    unfold(page)
     set_number(page, "updates T", 300)
     labelled(page, "floor").locator("select").select_option("none")
     button(page, "Run").click()
@@ -251,7 +287,7 @@ def test_an_error_shows_in_the_panel(page, tmp_path):
     alert.wait_for()
     assert "'broken.png' cannot be read as an image" in alert.inner_text()
     button(page, "Run").click()  # the photo of before is still there; its fit clears the message
-    until(page, lambda: "segments after" in status(page) or status(page).startswith("update"))
+    until(page, lambda: "clusters after" in status(page) or status(page).startswith("update"))
     assert page.locator("[role=alert]").count() == 0
     button(page, "Stop").click()
     until(page, lambda: button(page, "Stop").is_disabled())
@@ -262,6 +298,7 @@ def test_an_uploaded_photo_can_be_used(page, tmp_path):
     Image.radial_gradient("L").resize((90, 60)).save(tmp_path / "disc.png")
     upload(page, tmp_path / "disc.png")
     until(page, lambda: "60 × 90, 1 band" in page.locator(".jp-OutputArea-output").first.inner_text())
+    unfold(page)
     set_number(page, "updates T", 10)
     button(page, "Run").click()
-    until(page, lambda: "segments after" in status(page))
+    until(page, lambda: "clusters after 10 updates" in status(page))

@@ -16,7 +16,8 @@ from PIL import Image
 
 from dynaseg import segment
 from dynaseg.images import InputError
-from dynaseg.labels import as_rgb, by_area, frame_slider, label_colours, label_picture, overlay, regions, show, writing
+from dynaseg.labels import (NO_DATA, as_rgb, by_area, frame_slider, label_colours, label_picture, overlay, regions,
+                            show, writing)
 from partitions import flood, ordered, sets
 
 HALVES = np.array([[0, 0, 0, 1, 1, 1]] * 4)
@@ -36,7 +37,8 @@ def no_figure_is_left_open():
 
 # --- order and pieces
 
-LABEL_MAPS = hnp.arrays(st.sampled_from([np.int64, np.int32, np.uint8, np.uint16]), st.tuples(st.integers(1, 7), st.integers(1, 7)),
+LABEL_MAPS = hnp.arrays(st.sampled_from([np.int64, np.int32, np.uint8, np.uint16]),
+                        st.tuples(st.integers(1, 7), st.integers(1, 7)),
                         elements=st.integers(0, 4))
 
 
@@ -64,7 +66,9 @@ def test_regions_of_labels_at_the_ends_of_their_type(dtype):
 
 @pytest.mark.parametrize("shift", [0, 1000, -1000])
 def test_equal_areas_keep_the_order_of_their_values(shift):
-    "2, 5 and 9 have two pixels each, 7 has three: 7 comes first, the others as they were. The same whatever the values."
+    """2, 5 and 9 have two pixels each, 7 has three: 7 comes first, the others as they were.
+
+    The same whatever the values."""
     labels = np.array([[9, 9, 7], [5, 7, 2], [7, 5, 2]]) + shift
     assert by_area(labels).tolist() == [[3, 3, 0], [2, 0, 1], [0, 2, 1]]
 
@@ -122,7 +126,8 @@ def test_label_picture_in_the_mean_colours_of_an_image(photo):
 
 # --- what the eye is shown
 
-@pytest.mark.parametrize("bands, shown", [(1, [0, 0, 0]), (2, [0, 1, None]), (3, [0, 1, 2]), (4, [0, 1, 2]), (12, [0, 1, 2])])
+@pytest.mark.parametrize("bands, shown", [(1, [0, 0, 0]), (2, [0, 1, None]), (3, [0, 1, 2]), (4, [0, 1, 2]),
+                                          (12, [0, 1, 2])])
 def test_as_rgb(bands, shown):
     image = np.random.default_rng(0).random((4, 5, bands), dtype=np.float32)
     before, rgb = image.copy(), as_rgb(image)
@@ -157,7 +162,8 @@ def test_show_breaks_rows_and_leaves_the_last_places_empty():
     assert width == pytest.approx(3 * 3.2) and height == pytest.approx(2 * (3.2 * 4 / 6 + 0.35))
 
 
-@pytest.mark.parametrize("picture", [torch.rand(3, 5, 6), torch.rand(3, 5, 6).requires_grad_(), np.random.default_rng(0).random((5, 6, 3))])
+@pytest.mark.parametrize("picture", [torch.rand(3, 5, 6), torch.rand(3, 5, 6).requires_grad_(),
+                                     np.random.default_rng(0).random((5, 6, 3))])
 def test_show_takes_tensors(picture):
     (ax,), _ = figure([picture])
     expected = picture.detach().permute(1, 2, 0).numpy() if torch.is_tensor(picture) else picture
@@ -166,7 +172,8 @@ def test_show_takes_tensors(picture):
 
 def test_show_keeps_colours_within_bounds_and_paints_truth_values(caplog):
     (loud, mask), _ = figure([np.array([[[-1.0, 0.5, 2.0]]]), np.array([[True, False]])])
-    assert loud.images[0].get_array().tolist() == [[[0, 0.5, 1]]] and not caplog.records  # matplotlib would clip as well, and say so
+    # matplotlib would clip as well, and say so
+    assert loud.images[0].get_array().tolist() == [[[0, 0.5, 1]]] and not caplog.records
     np.testing.assert_array_equal(mask.images[0].get_array(), label_picture(np.array([[1, 0]])))
 
 
@@ -188,17 +195,20 @@ def test_overlay_blends_photo_and_labels(bands):
 def test_boundaries_are_white_and_nothing_else_is():
     picture = overlay(np.zeros((4, 6, 3), np.float32), HALVES, alpha=0)
     white = (picture == 255).all(-1)
-    assert white[:, 3].all() and not white[:, [0, 1, 2, 4, 5]].any()  # just inside of label 1: label 0, the largest, is the ground
+    # just inside of label 1: label 0, the largest, is the ground
+    assert white[:, 3].all() and not white[:, [0, 1, 2, 4, 5]].any()
     assert not overlay(np.zeros((4, 6, 3), np.float32), np.zeros((4, 6), int), alpha=0).any()
 
 
 def test_overlay_takes_what_load_image_takes(photo, seg):
     expected = overlay(seg.image, seg.labels)
-    for same in (photo, Image.fromarray(photo), photo / 255): np.testing.assert_array_equal(overlay(same, seg.labels), expected)
+    for same in (photo, Image.fromarray(photo), photo / 255):
+        np.testing.assert_array_equal(overlay(same, seg.labels), expected)
 
 
 def test_overlay_of_another_size_is_refused():
-    with pytest.raises(InputError, match=r"\(4, 5\).*\(4, 6\).*same height and width"): overlay(np.zeros((4, 5, 3), np.float32), HALVES)
+    with pytest.raises(InputError, match=r"\(4, 5\).*\(4, 6\).*same height and width"):
+        overlay(np.zeros((4, 5, 3), np.float32), HALVES)
 
 
 # --- frames
@@ -211,7 +221,8 @@ def pictures_in(html):
 def test_frame_slider_packs_the_pictures(seg):
     frames = [np.full((6, 8), i) for i in range(5)]
     html = frame_slider(frames, width=123).data
-    for got, frame in zip(pictures_in(html), frames, strict=True): np.testing.assert_array_equal(got, label_picture(frame))
+    for got, frame in zip(pictures_in(html), frames, strict=True):
+        np.testing.assert_array_equal(got, label_picture(frame))
     assert html.count("<figure") == 5 and len(re.findall(r"<figure[^>]* hidden>", html)) == 4
     assert 'type="range" min="0" max="4" value="0"' in html and "max-width:123px" in html
     assert re.findall(r"<figcaption>(.*?)</figcaption>", html) == ["0", "1", "2", "3", "4"]
@@ -255,7 +266,9 @@ def test_writing_shows_the_file_only_when_it_is_whole(tmp_path):
         assert not path.exists()
     assert path.read_text() == "whole" and list(tmp_path.iterdir()) == [path]
     with pytest.raises(ZeroDivisionError):
-        with writing(path, overwrite=True) as draft: draft.write_text("half"); 1 / 0
+        with writing(path, overwrite=True) as draft:
+            draft.write_text("half")
+            1 / 0
     assert path.read_text() == "whole" and list(tmp_path.iterdir()) == [path]
 
 
@@ -280,3 +293,17 @@ def test_a_file_has_the_mode_that_the_umask_leaves(tmp_path, umask):
         assert os.umask(umask) == umask  # as it was
     finally: os.umask(before)
     assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o666 & ~umask
+
+
+# --- pixels without data
+
+def test_no_label_is_no_id_and_has_no_colour():
+    labels, valid = np.array([[5, 5, 7], [9, 7, 7]]), np.array([[1, 1, 0], [1, 0, 1]], bool)
+    assert by_area(labels, valid).tolist() == [[0, 0, -1], [2, -1, 1]]
+    ids = np.array([[0, -1], [1, 1]])
+    colours = label_picture(np.array([[0, 1]]))[0].tolist()
+    grey = [NO_DATA] * 3
+    assert label_picture(ids).tolist() == [[colours[0], grey], [colours[1], colours[1]]]
+    assert label_picture(ids, np.zeros((2, 2, 3)))[0, 1].tolist() == grey
+    assert overlay(np.zeros((2, 2, 3)), ids, edges=False)[0, 1].tolist() == grey
+    assert (label_picture(np.full((2, 2), -1)) == NO_DATA).all()

@@ -58,7 +58,8 @@ def test_similarity_bounds_and_invariances(r, shift):
     value = similarity(t).item()
     assert 0 <= value <= math.log(t.shape[1]) + 1e-12
     assert similarity(t + shift).item() == pytest.approx(value, abs=1e-9)  # softmax does not see a common shift
-    for same in (t.flip(1), t.flip(2), t.flip(3), t.transpose(2, 3)): assert similarity(same).item() == pytest.approx(value, abs=1e-12)
+    for same in (t.flip(1), t.flip(2), t.flip(3), t.transpose(2, 3)):
+        assert similarity(same).item() == pytest.approx(value, abs=1e-12)
     assert similarity(t * 2).item() <= value + 1e-12  # more decided, less loss
 
 
@@ -68,7 +69,8 @@ def test_continuity_invariances(r, number):
     value = float(continuity(t))
     assert value >= 0 and float(continuity(t + number)) == pytest.approx(value, abs=1e-9)
     assert float(continuity(t * number)) == pytest.approx(value * abs(number), rel=1e-9, abs=1e-9)
-    for same in (t.flip(1), t.flip(2), t.flip(3), t.transpose(2, 3)): assert float(continuity(same)) == pytest.approx(value, abs=1e-9)
+    for same in (t.flip(1), t.flip(2), t.flip(3), t.transpose(2, 3)):
+        assert float(continuity(same)) == pytest.approx(value, abs=1e-9)
 
 
 def test_hand_computed_2x2():
@@ -76,7 +78,8 @@ def test_hand_computed_2x2():
     a = torch.tensor([[math.log(3), 0.0], [0.0, 0.0]])
     r = torch.stack([a, torch.zeros(2, 2)])[None]
     assert similarity(r).item() == pytest.approx((math.log(4 / 3) + 3 * math.log(2)) / 4, rel=1e-6)
-    # first channel: |0 - ln 3| in one of two vertical pairs and one of two horizontal; second: nothing. Mean over four pairs each.
+    # first channel: |0 - ln 3| in one of two vertical pairs and one of two horizontal; second: nothing. Mean over four
+    # pairs each.
     assert continuity(r).item() == pytest.approx(2 * math.log(3) / 4, rel=1e-6)
 
 
@@ -105,7 +108,8 @@ def test_continuity_of_strips_is_a_number_not_nan(shape, expected):
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
 def test_float32_does_not_overflow(scale):
     r = random_response() * scale
-    for loss in (similarity, continuity): assert loss(r.float()).item() == pytest.approx(loss(r).item(), rel=1e-4, abs=1e-6 * scale)
+    for loss in (similarity, continuity):
+        assert loss(r.float()).item() == pytest.approx(loss(r).item(), rel=1e-4, abs=1e-6 * scale)
 
 
 # --- gradients
@@ -143,7 +147,8 @@ def test_one_pixel_by_hand():
 def test_two_pixels_by_hand():
     """The second pixel's scores are equal: shares 1/2 and 1/2, a loss of ln 2. Each pixel counts half.
 
-    Channel 0 falls by ln 3 and channel 1 stays: a mean of (ln 3) / 2. With w = 3 the fall pulls with 3 / 2; sign(0) = 0 pulls not at all."""
+    Channel 0 falls by ln 3 and channel 1 stays: a mean of (ln 3) / 2. With w = 3 the fall pulls with 3 / 2; sign(0) = 0
+    pulls not at all."""
     r = torch.tensor([[math.log(3), 0.0], [0.0, 0.0]], dtype=torch.float64).view(2, 1, 2)
     for second, share in ((0, -0.25), (1, 0.25)):
         sim, con, gradient = loss_gradient(r, torch.tensor([[0, second]]), 3.0)
@@ -200,7 +205,8 @@ def textbook(r, labels, w):
     return sim.detach(), con.detach(), torch.autograd.grad(sim + w * con, r)[0]
 
 
-@given(st.integers(2, 5), st.integers(1, 5), st.integers(1, 5), st.integers(1, 3), st.integers(1, 60), st.integers(0, 999))
+@given(st.integers(2, 5), st.integers(1, 5), st.integers(1, 5), st.integers(1, 3), st.integers(1, 60),
+       st.integers(0, 999))
 def test_the_pass_is_pytorchs_own_losses_and_autograd(q, h, w, several, chunk, seed):
     "For one map, for several with a weight each, for any number of rows at a time."
     r = random_response(seed, (several, q, h, w))
@@ -209,7 +215,8 @@ def test_the_pass_is_pytorchs_own_losses_and_autograd(q, h, w, several, chunk, s
     for i in range(several):
         expected = textbook(r[i], labels[i], weights[i])
         for found in (loss_gradient(r[i], labels[i], weights[i], chunk), [part[i] for part in together]):
-            for part, value in zip(found, expected, strict=True): torch.testing.assert_close(part, value, check_dtype=False)
+            for part, value in zip(found, expected, strict=True):
+                torch.testing.assert_close(part, value, check_dtype=False)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
@@ -220,3 +227,42 @@ def test_the_pass_does_not_overflow_in_32_bits(scale):
         torch.testing.assert_close(part.double(), value, rtol=1e-4, atol=1e-6)
         assert part.dtype == torch.float32
     assert r.equal(before)  # the responses stay as they are
+
+
+# --- pixels without data
+
+def test_both_terms_by_hand_with_a_pixel_left_out():
+    """A row of three pixels with two responses, the middle one out: no pair is left, and L_sim is the mean of two.
+
+    Pixel 1 says (0, 0) and pays log 2, pixel 3 says (log 3, 0) and pays log 4/3."""
+    r = torch.tensor([[0.0, 9, math.log(3)], [0, -9, 0]]).reshape(2, 1, 3)
+    valid = torch.tensor([[True, False, True]])
+    sim, con, gradient = loss_gradient(r, r.argmax(0), 5.0, valid=valid)
+    assert math.isclose(sim.item(), (math.log(2) + math.log(4 / 3)) / 2, rel_tol=1e-6) and con == 0
+    torch.testing.assert_close(gradient[:, 0], torch.tensor([[-0.25, 0, -0.125], [0.25, 0, 0.125]]))
+    assert similarity(r[None], valid) == sim and continuity(r[None], valid) == 0
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 99))
+def test_with_pixels_left_out_the_sums_go_over_the_others_and_their_pairs(H, W, seed):
+    "Against loops over pixels and pairs, differentiated by PyTorch."
+    g = torch.Generator().manual_seed(seed)
+    valid = torch.rand(H, W, generator=g) < 0.7
+    if not valid.any(): valid[0, 0] = True
+    r = torch.randn(3, H, W, generator=g, dtype=torch.float64).requires_grad_()
+    pixels = [(i, j) for i in range(H) for j in range(W) if valid[i, j]]
+    sim = sum(r[:, i, j].logsumexp(0) - r[:, i, j].max() for i, j in pixels) / len(pixels)
+    con = 0 * r.sum()
+    for di, dj in ((1, 0), (0, 1)):
+        pairs = [(i, j) for i, j in pixels if i + di < H and j + dj < W and valid[i + di, j + dj]]
+        if pairs: con = con + sum((r[:, i + di, j + dj] - r[:, i, j]).abs().mean() for i, j in pairs) / len(pairs)
+    expected = sim.detach(), con.detach(), torch.autograd.grad(sim + 2.5 * con, r)[0]
+    r = r.detach()
+    torch.testing.assert_close(loss_gradient(r, r.argmax(0), 2.5, valid=valid), expected)
+    torch.testing.assert_close((similarity(r[None], valid), continuity(r[None], valid)), expected[:2])
+
+
+def test_a_mask_that_is_true_everywhere_gives_the_same():
+    r = torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(loss_gradient(r, r.argmax(0), 2.0, valid=torch.ones(5, 6, dtype=torch.bool)),
+                               loss_gradient(r, r.argmax(0), 2.0))

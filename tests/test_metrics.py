@@ -14,9 +14,12 @@ from scipy.ndimage import zoom
 
 from dynaseg.datasets import BSD500, VOC2012
 from dynaseg.images import InputError
-from dynaseg.metrics import (BOUNDARY_MEASURES, PROTOCOLS, REGION_MEASURES, BestOverlap, BoundaryMeasures, Hungarian, RegionMeasures,
-                             adapted_rand_error, best_overlap, blank, boundary_map, boundary_scores, boundary_sums, level_rows, level_sums,
-                             match_boundaries, probabilistic_rand_index, region_scores, region_sums, scorer, segmentation_covering,
+from dynaseg.metrics import (BOUNDARY_MEASURES, PROTOCOLS, REGION_MEASURES, BestOverlap, BoundaryMeasures, Hungarian,
+                             RegionMeasures,
+                             adapted_rand_error, best_overlap, blank, boundary_map, boundary_scores, boundary_sums,
+                             level_rows, level_sums,
+                             match_boundaries, probabilistic_rand_index, region_scores, region_sums, scorer,
+                             segmentation_covering,
                              variation_of_information)
 from dynaseg.metrics import _partners
 
@@ -215,8 +218,12 @@ def test_average_is_over_segments_not_images():
 @given(images(), images())
 def test_scorers_add(one, two):
     a, b, both = BestOverlap(), BestOverlap(), BestOverlap()
-    for labels, truths in one: a.update(labels, truths); both.update(labels, truths)
-    for labels, truths in two: b.update(labels, truths); both.update(labels, truths)
+    for labels, truths in one:
+        a.update(labels, truths)
+        both.update(labels, truths)
+    for labels, truths in two:
+        b.update(labels, truths)
+        both.update(labels, truths)
     assert (a + b).compute() == pytest.approx(both.compute()) and (a + b).counts == both.counts
 
 
@@ -312,7 +319,9 @@ def test_dataset_matching_is_one_image_side_by_side(pairs):
 def test_per_image_is_never_below_dataset_accuracy_on_equal_images(pairs):
     pairs = [(np.resize(a, (4, 4)), np.resize(b, (4, 4))) for a, b in pairs]
     each, once = Hungarian(3, "image", None), Hungarian(3, "dataset", None)
-    for labels, truth in pairs: each.update(labels, truth); once.update(labels, truth)
+    for labels, truth in pairs:
+        each.update(labels, truth)
+        once.update(labels, truth)
     assert each.compute()["accuracy"] >= once.compute()["accuracy"] - 1e-12
 
 
@@ -328,7 +337,9 @@ def test_matching_by_hand():
 def test_the_two_protocols_differ_when_names_change_between_images():
     truth = np.array([[0, 0, 1, 1]])
     each, once = Hungarian(2, "image"), Hungarian(2, "dataset")
-    for labels in [truth, 1 - truth]: each.update(labels, truth); once.update(labels, truth)
+    for labels in [truth, 1 - truth]:
+        each.update(labels, truth)
+        once.update(labels, truth)
     assert each.compute() == {"miou": 1, "accuracy": 1}
     assert once.compute() == pytest.approx({"miou": 1 / 3, "accuracy": 1 / 2})
 
@@ -374,7 +385,9 @@ def test_protocols_by_name_are_the_classes(pairs):
 
 
 def test_a_protocol_has_to_be_named_in_full():
-    with pytest.raises(InputError, match="protocol='Hungarian'; expected one of best-overlap, per-image Hungarian, dataset Hungarian"): scorer("Hungarian", 2)
+    with pytest.raises(InputError, match="protocol='Hungarian'; expected one of best-overlap, per-image Hungarian, "
+                                         "dataset Hungarian"):
+        scorer("Hungarian", 2)
     for name in list(PROTOCOLS)[1:]:
         with pytest.raises(InputError, match=f"{name}.*n_classes="): scorer(name)
 
@@ -397,7 +410,8 @@ def slow_covering(maps, truth, ignore):
     for labels in maps:
         predicted, true = pixels_of(labels, truth, ignore)
         total = sum(len(t) for t in true.values())
-        each.append({name: len(t) * max(len(t & p) / len(t | p) for p in predicted.values()) for name, t in true.items()})
+        each.append({name: len(t) * max(len(t & p) / len(t | p) for p in predicted.values())
+                     for name, t in true.items()})
     best = {name: max(level[name] for level in each) for name in each[0]}
     return [sum(level.values()) for level in each], sum(best.values()), total
 
@@ -440,8 +454,10 @@ def test_region_sums_agree_with_dictionaries_and_pairs(stack, ignore):
     covering = [slow_covering(maps, truth, ignore) for truth in truths]
     np.testing.assert_allclose(sums[:, 0], np.sum([c[0] for c in covering], axis=0), rtol=1e-12)
     np.testing.assert_allclose(sums[:, 1], sum(c[1] for c in covering), rtol=1e-12)
-    np.testing.assert_allclose(sums[:, 2], [np.mean([slow_rand_index(m, t, ignore) for t in truths]) for m in maps], atol=1e-12)
-    np.testing.assert_allclose(sums[:, 3], [np.mean([slow_information(m, t, ignore) for t in truths]) for m in maps], atol=1e-12)
+    np.testing.assert_allclose(sums[:, 2], [np.mean([slow_rand_index(m, t, ignore) for t in truths]) for m in maps],
+                               atol=1e-12)
+    np.testing.assert_allclose(sums[:, 3], [np.mean([slow_information(m, t, ignore) for t in truths]) for m in maps],
+                               atol=1e-12)
     pixels = sum(c[2] for c in covering)
     assert counts.tolist() == [[pixels, pixels, 1, 1]] * len(maps)
 
@@ -547,11 +563,14 @@ def slow_region_scores(photos):
     vi = [[np.mean([slow_information(m, t, None) for t in truths]) for m in maps] for maps, truths in photos]
     return {"covering ODS": max(sum(photo[l] for photo in top) for l in levels) / sum(pixels),
             "covering OIS": sum(max(photo) for photo in top) / sum(pixels), "covering Best": sum(best) / sum(pixels),
-            "PRI ODS": max(np.mean([photo[l] for photo in pri]) for l in levels), "PRI OIS": np.mean([max(photo) for photo in pri]),
-            "VI ODS": min(np.mean([photo[l] for photo in vi]) for l in levels), "VI OIS": np.mean([min(photo) for photo in vi])}
+            "PRI ODS": max(np.mean([photo[l] for photo in pri]) for l in levels),
+            "PRI OIS": np.mean([max(photo) for photo in pri]),
+            "VI ODS": min(np.mean([photo[l] for photo in vi]) for l in levels),
+            "VI OIS": np.mean([min(photo) for photo in vi])}
 
 
-@given(st.integers(1, 3).flatmap(lambda n: st.lists(stacks().map(lambda s: ((s[0] * n)[:n], s[1])), min_size=1, max_size=3)))
+@given(st.integers(1, 3).flatmap(lambda n: st.lists(stacks().map(lambda s: ((s[0] * n)[:n], s[1])), min_size=1,
+                                                    max_size=3)))
 def test_scores_of_photos_agree_with_the_definitions_and_scorers_add(photos):
     levels = range(len(photos[0][0]))
     whole, first, rest = (RegionMeasures(levels, relabel=False) for _ in range(3))
@@ -562,8 +581,10 @@ def test_scores_of_photos_agree_with_the_definitions_and_scorers_add(photos):
     assert (first + rest).compute() == whole.compute() and len((first + rest).sums) == len(photos)
     rows = []
     for k in range(len(photos)):
-        rows += [{"image": f"{k}.jpg"} | row for row in level_rows(whole.sums[k], whole.counts[k], levels, REGION_MEASURES)]
-    text = [{name: value if name == "image" else str(value) for name, value in row.items()} for row in rows] # as from a file
+        rows += [{"image": f"{k}.jpg"} | row for row in level_rows(whole.sums[k], whole.counts[k], levels,
+                                                                   REGION_MEASURES)]
+    # as from a file
+    text = [{name: value if name == "image" else str(value) for name, value in row.items()} for row in rows]
     assert region_scores(*level_sums(text, REGION_MEASURES)) == whole.compute()
 
 
@@ -594,7 +615,8 @@ def test_levels_and_sums_are_checked():
         with pytest.raises(InputError, match="at least one, and each only once"): RegionMeasures(levels)
     score = RegionMeasures([1, 2])
     with pytest.raises(InputError, match="Got 1 label maps; expected 2"): score.update([half], half)
-    with pytest.raises(InputError, match=r"\(1, 2\).*\(1, 3\)"): score.update([half, half], [half, np.zeros((1, 3), int)])
+    with pytest.raises(InputError, match=r"\(1, 2\).*\(1, 3\)"):
+        score.update([half, half], [half, np.zeros((1, 3), int)])
     with pytest.raises(InputError, match=r"\(1, 3\).*\(1, 2\)"): score.update([half, np.zeros((1, 3), int)], half)
     with pytest.raises(InputError, match="as labels; got float64"): score.update([half, half / 2], half)
     assert len(score.sums) == 0 # a failed update adds nothing
@@ -606,10 +628,12 @@ def test_levels_and_sums_are_checked():
     with pytest.raises(InputError, match="same levels and settings"): score + RegionMeasures([1, 2], ignore=255)
     with pytest.raises(TypeError): score + BoundaryMeasures([1, 2])
     with pytest.raises(InputError, match=r"\(2, 3, 2\)"): region_scores(np.ones((2, 3, 2)), np.ones((2, 3, 2)))
-    rows = [{"image": i, "level": l} | {f"{m}_{w}": 1 for m in BOUNDARY_MEASURES for w in ("sum", "count")} for i in "ab" for l in (1, 2)]
+    rows = [{"image": i, "level": l} | {f"{m}_{w}": 1 for m in BOUNDARY_MEASURES for w in ("sum", "count")}
+            for i in "ab" for l in (1, 2)]
     assert level_sums(rows, BOUNDARY_MEASURES)[0].shape == (2, 2, 2)
     for wrong in [[], rows[1:], rows + rows[:1], rows[:3] + rows[:1]]:
-        with pytest.raises(InputError, match="one for each image and level, of one method"): level_sums(wrong, BOUNDARY_MEASURES)
+        with pytest.raises(InputError, match="one for each image and level, of one method"):
+            level_sums(wrong, BOUNDARY_MEASURES)
 
 
 # --- boundaries
@@ -656,7 +680,8 @@ def test_boundaries_by_hand():
     stairs = np.tri(9, dtype=int) # both pixels at each step differ from a neighbour; of the two, one is left
     assert len(slow_edges(stairs)) == 16 and boundary_map(stairs).sum() == 9
     dot = np.array([[0, 0, 0], [0, 1, 0], [0, 0, 0]]) # it and its neighbours above, left and above left: four pixels
-    assert len(slow_edges(dot)) == 4 and boundary_map(dot).sum() == 1 # a block of 2 x 2 is thinned to one; three would leave two
+    # a block of 2 x 2 is thinned to one; three would leave two
+    assert len(slow_edges(dot)) == 4 and boundary_map(dot).sum() == 1
     assert not boundary_map(blank((3, 3))).any()
     with pytest.raises(InputError, match="got float64"): boundary_map(np.zeros((2, 2)))
 
@@ -688,7 +713,7 @@ def test_matching_agrees_with_all_matchings(pair, tolerance):
     assert (distances <= reach).all() and distances.sum() == pytest.approx(cost, abs=1e-4)
 
 
-def test_matching_by_hand():
+def test_boundary_matching_by_hand():
     # three in a row, one step each: 0-1, 1-2, 2-3 is the only matching with three pairs, though 1-1 and 2-2 are closer
     predicted, truth = np.zeros((2, 1, 5), bool)
     predicted[0, :3], truth[0, 1:4] = True, True
@@ -723,7 +748,8 @@ def test_boundary_sums_agree_with_all_matchings(stack, tolerance):
 
 
 def test_boundary_scores_by_hand():
-    # two photos, two levels. A: P 3/3, R 3/6, F .667, then P 6/12, R 6/6, F .667. B: P 1/1, R 1/4, F .4, then P 3/4, R 3/4
+    # two photos, two levels. A: P 3/3, R 3/6, F .667, then P 6/12, R 6/6, F .667. B: P 1/1, R 1/4, F .4, then P 3/4, R
+    # 3/4
     sums = np.array([[[3, 3], [6, 6]], [[1, 1], [3, 3]]])
     counts = np.array([[[3, 6], [12, 6]], [[1, 4], [4, 4]]])
     scores = boundary_scores(sums, counts)
@@ -784,7 +810,8 @@ def test_variation_of_information_from_entropies(pair):
 @given(maps())
 def test_adapted_rand_error_counts_every_label(pair):
     labels, truth = pair
-    same = lambda m: m.reshape(-1, 1) == m.reshape(1, -1)  # pairs of pixels in one segment
+    def same(m):
+        return m.reshape(-1, 1) == m.reshape(1, -1)  # pairs of pixels in one segment
     both, p, t = (same(labels) & same(truth)).sum(), same(labels).sum(), same(truth).sum()
     assume(truth.size > 1 and p > truth.size and t > truth.size)  # at least one pair to be right about
     n = truth.size  # pairs of a pixel with itself are no pairs
@@ -818,7 +845,8 @@ def test_real_bsd500_agrees_with_two_loops():
     for record in BSD500(real("BSDS500"), "val", subset=2, seed=3):
         truths = [t[::4, ::4] for t in record.ground_truths]
         labels = blocks(rng, 5, 9, truths[0].shape)
-        imgs.append((labels, truths)); score.update(labels, truths)
+        imgs.append((labels, truths))
+        score.update(labels, truths)
     assert score.compute() == pytest.approx(slow_scores(imgs), abs=1e-12)
 
 
@@ -858,7 +886,8 @@ def test_real_blank_of_voc2012_by_both_readings():
 def test_two_images_by_hand_with_a_matching_each_or_one_for_both():
     """Two classes, two clusters. In the first image all is right.
 
-    Second: class 0 has 2 pixels, all found, IoU 2 / (2 + 1) = 2/3; class 1 has 4, of which 3 are found, IoU 3/4; 5 of 6 pixels are right."""
+    Second: class 0 has 2 pixels, all found, IoU 2 / (2 + 1) = 2/3; class 1 has 4, of which 3 are found, IoU 3/4; 5 of 6
+    pixels are right."""
     truths = [np.array([[0, 0, 1]]), np.array([[0, 0, 1, 1, 1, 1]])]
     labels = [np.array([[0, 0, 1]]), np.array([[0, 0, 0, 1, 1, 1]])]
     each = Hungarian(2, "image")

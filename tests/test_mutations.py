@@ -1,4 +1,6 @@
-"""The tests notice faults that are put into the code: six of the list, always the same ones. `python tools/mutations.py` tries all of them."""
+"""The tests notice faults that are put into the code: six of the list, always the same ones.
+
+`python tools/mutations.py` tries all of them."""
 import csv
 import os
 import subprocess
@@ -24,7 +26,8 @@ def test_no_edit_stands_in_the_list_twice():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a POSIX system")
 def test_six_of_them_are_noticed(tmp_path):
-    command = [sys.executable, ROOT / "tools" / "mutations.py", "--sample", "6", "--seed", "0", "--out", tmp_path / "mutations.csv"]
+    command = [sys.executable, ROOT / "tools" / "mutations.py", "--sample", "6", "--seed", "0",
+               "--out", tmp_path / "mutations.csv"]
     done = subprocess.run(command, text=True, capture_output=True, timeout=600, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = list(csv.DictReader((tmp_path / "mutations.csv").open(encoding="utf-8")))

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from dynaseg.images import InputError
-from dynaseg.network import ResponseNet, at_least, cnn, cnn_net, draw_weights, labels_at
+from dynaseg.images import InputError, filled
+from dynaseg.network import ResponseNet, at_least, cnn, cnn_net, draw_weights, labels_at, over_valid
 
 
 def n_parameters(net):
@@ -63,16 +63,19 @@ def test_any_features_can_be_classified():
     assert net(torch.rand(1, 3, 6, 6)).shape == (1, 7, 6, 6)
 
 
-@pytest.mark.parametrize("name, value", [("in_channels", 0), ("M", 0), ("M", 1.5), ("p", -3), ("p", "100"), ("q", 1), ("q", True), ("q", None)])
+@pytest.mark.parametrize("name, value", [("in_channels", 0), ("M", 0), ("M", 1.5), ("p", -3), ("p", "100"), ("q", 1),
+                                         ("q", True), ("q", None)])
 def test_bad_sizes_are_named(name, value):
-    with pytest.raises(InputError, match=rf"{name}={value!r}; expected a whole number of at least {2 if name == 'q' else 1}"):
+    with pytest.raises(InputError, match=rf"{name}={value!r}; expected a whole number of at least "
+                                         rf"{2 if name == 'q' else 1}"):
         cnn_net(**{"in_channels": 3, name: value})
 
 
 # --- the seeded start
 
 def test_weights_depend_on_the_seed_alone():
-    state = lambda seed: torch.cat([w.detach().ravel() for w in cnn_net(3, 1, 8, 8, seed).parameters()])
+    def state(seed):
+        return torch.cat([w.detach().ravel() for w in cnn_net(3, 1, 8, 8, seed).parameters()])
     assert state(5).equal(state(5)) and not state(5).equal(state(6))
     torch.manual_seed(99)
     assert state(5).equal(state(5))
@@ -96,7 +99,8 @@ def test_the_users_random_numbers_go_on_undisturbed():
 
 def test_threads_do_not_draw_each_others_weights():
     "All of PyTorch's layers draw from one generator."
-    def weights(seed): return torch.cat([weight.detach().flatten() for weight in cnn_net(3, p=64, q=64, seed=seed).parameters()])
+    def weights(seed):
+        return torch.cat([weight.detach().flatten() for weight in cnn_net(3, p=64, q=64, seed=seed).parameters()])
     with ThreadPoolExecutor(4) as pool:
         assert all(drawn.equal(weights(seed)) for seed, drawn in enumerate(pool.map(weights, range(50))))
 
@@ -112,7 +116,8 @@ def test_weights_are_uniform_within_one_over_the_root_of_what_a_layer_sees(C, p,
             assert 0.8 * bound < weight.abs().max() <= bound
         assert layer.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)  # that of a uniform distribution
     for norm in (net.features[2], net.features[5], net.classifier[1]):
-        assert norm.weight.eq(1).all() and norm.bias.eq(0).all() and norm.running_mean.eq(0).all() and norm.running_var.eq(1).all()
+        assert (norm.weight.eq(1).all() and norm.bias.eq(0).all() and norm.running_mean.eq(0).all()
+                and norm.running_var.eq(1).all())
         assert norm.num_batches_tracked == 0 and norm.num_batches_tracked.dtype == torch.int64
 
 
@@ -124,7 +129,8 @@ def test_only_layers_without_weights_get_some():
     empty.weight.requires_grad_(False)
     net = nn.Sequential(mine, empty)
     assert draw_weights(net, torch.Generator().manual_seed(0)) is net
-    assert net[0].weight.equal(before) and not net[1].weight.is_meta and net[1].bias is None and not net[1].weight.requires_grad
+    assert (net[0].weight.equal(before) and not net[1].weight.is_meta and net[1].bias is None
+            and not net[1].weight.requires_grad)
     expected = torch.empty(4, 3, 1, 1).uniform_(-(3**-0.5), 3**-0.5, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(net[1].weight.detach(), expected)
 
@@ -155,16 +161,20 @@ def test_defaults_are_the_papers():
     assert net.classifier[0].in_channels == net.classifier[0].out_channels == 100
 
 
-@pytest.mark.parametrize("value, low, fine", [(1, 1, True), (np.int64(7), 7, True), (0, 1, False), (6, 7, False), (2.0, 1, False), (True, 1, False), ("3", 1, False)])
+@pytest.mark.parametrize("value, low, fine",
+                         [(1, 1, True), (np.int64(7), 7, True), (0, 1, False), (6, 7, False), (2.0, 1, False),
+                          (True, 1, False), ("3", 1, False)])
 def test_at_least(value, low, fine):
     if fine: return at_least("n", value, low)
-    with pytest.raises(InputError, match=rf"n={re.escape(repr(value))}; expected a whole number of at least {low}"): at_least("n", value, low)
+    with pytest.raises(InputError, match=rf"n={re.escape(repr(value))}; expected a whole number of at least {low}"):
+        at_least("n", value, low)
 
 
 # --- labels at another size
 
 def slowly_enlarged(r, H, W):
-    "The labels of a response map (q, h, w), enlarged one pixel and one label at a time; None where two labels are as good as equal."
+    """The labels of a response map (q, h, w), enlarged one pixel and one label at a time; None where two labels are as
+    good as equal."""
     q, h, w = r.shape
     def place(i, n, small):
         middle = (i + 0.5) * small / n - 0.5
@@ -182,7 +192,8 @@ def slowly_enlarged(r, H, W):
     return labels
 
 
-@given(st.integers(2, 5), st.integers(1, 5), st.integers(1, 5), st.integers(1, 12), st.integers(1, 12), st.integers(1, 5), st.integers(0, 999))
+@given(st.integers(2, 5), st.integers(1, 5), st.integers(1, 5), st.integers(1, 12), st.integers(1, 12),
+       st.integers(1, 5), st.integers(0, 999))
 def test_labels_at_is_the_argmax_of_the_enlarged_scores(q, h, w, H, W, strip, seed):
     r = torch.randn(q, h, w, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     found = labels_at(r, (H, W), strip)
@@ -216,3 +227,45 @@ def test_places_are_exact_where_scores_are_not(dtype):
     "In half precision a place in a wide picture would be off by pixels."
     r = torch.randn(3, 2, 40, generator=torch.Generator().manual_seed(0)).to(dtype)
     assert labels_at(r, (4, 3000)).equal(labels_at(r.float(), (4, 3000)))
+
+
+# --- pixels without data
+
+def test_a_batch_norm_over_the_pixels_with_data():
+    """By hand: 1 and 3 have mean 2 and spread 1; the third pixel, whatever it holds, gets what its neighbour gets.
+
+    Afterwards all is as it was."""
+    norm = torch.nn.BatchNorm2d(1, eps=1e-12)
+    for third in (99.0, -7.0):
+        row = torch.tensor([1.0, 3, third]).reshape(1, 1, 1, 3)
+        with over_valid(norm, torch.tensor([[True, True, False]])):
+            torch.testing.assert_close(norm(row).flatten(), torch.tensor([-1.0, 1, 1]))
+        assert norm(row).flatten()[2].abs() > 1 and "forward" not in vars(norm)
+
+
+def test_a_network_does_not_see_what_has_no_data():
+    "Nor do its gradients: other numbers under the hole change nothing, once the hole is filled from its rim."
+    x = torch.rand(1, 3, 9, 11, generator=torch.Generator().manual_seed(0))
+    valid = torch.ones(9, 11, dtype=torch.bool)
+    valid[3:6, 4:9] = False
+    found = []
+    for other in (x, torch.where(valid, x, 5 - x)):
+        net = cnn_net(3, M=2, p=4, q=5)
+        with over_valid(net, valid): r = net(filled(other, valid))
+        r[..., valid].square().sum().backward()
+        found.append([r[..., valid], *(weight.grad for weight in net.parameters())])
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+def test_without_holes_nothing_is_changed():
+    net, x = cnn_net(3, M=1, p=4, q=5), torch.rand(1, 3, 5, 6)
+    with over_valid(net, None):
+        assert torch.equal(net(x), net(x)) and not any("forward" in vars(layer) for layer in net.modules())
+    plain = net(x)
+    with over_valid(net, torch.ones(5, 6, dtype=torch.bool)): torch.testing.assert_close(net(x), plain)
+
+
+def test_an_error_inside_leaves_the_network_as_it_was():
+    norm = torch.nn.BatchNorm2d(1)
+    with pytest.raises(ZeroDivisionError), over_valid(norm, torch.ones(2, 2, dtype=torch.bool)): 1 / 0
+    assert "forward" not in vars(norm)

@@ -1,10 +1,15 @@
-"""Every notebook runs from top to bottom. They run in a copy, so that files which a notebook writes do not change the repository."""
+"""Every notebook runs from top to bottom. They run in a copy: files which a notebook writes do not change the
+repository.
+
+Each has a process of its own, which need not import PyTorch again.
+"""
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+import forks
+import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -12,15 +17,26 @@ NBS = ROOT / "nbs"
 NOTEBOOKS = sorted(p.relative_to(NBS) for p in NBS.rglob("*.ipynb")
                    if not any(part.startswith((".", "_")) for part in p.relative_to(NBS).parts))
 
-# nbdev's own test: cells run in order in one shell; those marked `eval: false` or with a flag of tst_flags do not
-RUN = """
-import sys
-from pathlib import Path
-from nbdev.config import get_config
-from nbdev.test import test_nb
-passed, seconds = test_nb(Path(sys.argv[1]), skip_flags=get_config().tst_flags.split())
-sys.exit(not passed)
-"""
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
+
+
+def execute(path, folder, said):
+    "nbdev's own test. Cells run in order in one shell; those marked `eval: false` or with a flag of tst_flags do not."
+    forks.say_into(said)
+    os.environ.pop("MPLBACKEND", None)  # a notebook has its own
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    os.chdir(folder)
+    from nbdev.config import get_config
+    from nbdev.test import test_nb
+    passed, _ = test_nb(path, skip_flags=get_config().tst_flags.split())
+    sys.exit(not passed)
+
+
+def run(path, folder, said):
+    "The exit code of a notebook's process, and what it said."
+    process = forks.child(path, folder, said, target=execute, daemon=False)
+    code = forks.ended(process, 900)
+    return code, "".join((said / name).read_text(errors="replace")[-5000:] for name in ("stdout", "stderr"))
 
 
 @pytest.fixture(scope="module")
@@ -33,17 +49,14 @@ def copy(tmp_path_factory):
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=str)
-def test_a_notebook_runs(notebook, copy):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    environment.pop("MPLBACKEND", None)  # a notebook has its own
-    done = subprocess.run([sys.executable, "-c", RUN, str(copy / "nbs" / notebook)], cwd=copy, env=environment, text=True,
-                          capture_output=True, timeout=900)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
+def test_a_notebook_runs(notebook, copy, tmp_path):
+    code, said = run(copy / "nbs" / notebook, copy, tmp_path)
+    assert code == 0, said
 
 
-def test_a_notebook_that_fails_is_noticed(copy):
-    import nbformat
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Wrong\n> On purpose."), nbformat.v4.new_code_cell("assert 1 == 2")])
+def test_a_notebook_that_fails_is_noticed(copy, tmp_path):
+    cells = [nbformat.v4.new_markdown_cell("# Wrong\n> On purpose."), nbformat.v4.new_code_cell("assert 1 == 2")]
+    notebook = nbformat.v4.new_notebook(cells=cells)
     nbformat.write(notebook, copy / "wrong.ipynb")
-    done = subprocess.run([sys.executable, "-c", RUN, str(copy / "wrong.ipynb")], cwd=copy, text=True, capture_output=True, timeout=900)
-    assert done.returncode == 1 and "AssertionError" in done.stderr
+    code, said = run(copy / "wrong.ipynb", copy, tmp_path)
+    assert code == 1 and "AssertionError" in said

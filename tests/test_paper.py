@@ -1,8 +1,10 @@
-"""On real photos, where the environment variable DYNASEG_DATA names a folder with BSDS500: what the two presets are worth.
+"""On real photos, where the environment variable DYNASEG_DATA names a folder with BSDS500: what the two presets are
+worth.
 
-The paper preset takes up to an hour a photo on a laptop, so it is compared on two photos and cut short: after DYNASEG_PAPER_T
-updates (40 if not set; the paper allows 1000). That is for those who ask for it with DYNASEG_SLOW=1. The blank baselines, to
-four decimals, are in test_metrics; tables over more photos and seeds are in the notebook benchmarks.
+The paper preset takes up to an hour a photo on a laptop, so it is compared on two photos and cut short: after
+DYNASEG_PAPER_T updates (40 if not set; the paper allows 1000). That is for those who ask for it with DYNASEG_SLOW=1.
+The blank baselines, to four decimals, are in test_metrics; tables over more photos and seeds are in the notebook
+benchmarks.
 """
 import os
 from pathlib import Path
@@ -57,6 +59,7 @@ def test_the_fast_preset_is_not_worse_than_the_paper_preset(records, variant):
     T = int(os.environ.get("DYNASEG_PAPER_T", 40))
     fast, _ = scored(records, FEW, variant=variant)
     paper, made = scored(records, FEW, preset="paper", variant=variant, T=T)
-    how = ", ".join(f"{name}: {seg.stop_reason} after {len(seg.history['loss']) - 1} of 1000" for name, seg in zip(FEW, made))
+    how = ", ".join(f"{name}: {seg.stop_reason} after {len(seg.history['loss']) - 1} of 1000"
+                    for name, seg in zip(FEW, made))
     print(f"{variant}: fast {fast['mean']:.3f}, paper {paper['mean']:.3f} ({how})")
     assert fast["mean"] > paper["mean"] - 0.02, how  # a margin for chance: seeds differ by more

@@ -17,7 +17,17 @@ from dynaseg.extractors import AtScales, channels_of
 from dynaseg.fit import fit
 from dynaseg.images import InputError
 from dynaseg.network import cnn
-from dynaseg.pretrained import NAMED, STAGES, check_features, imagenet_colours, resnet18, resnet18_fpn, resnet18_stem, response_net, timm_backbone
+from dynaseg.pretrained import (
+    NAMED,
+    STAGES,
+    check_features,
+    imagenet_colours,
+    resnet18,
+    resnet18_fpn,
+    resnet18_stem,
+    response_net,
+    timm_backbone,
+)
 from dynaseg.silhouette import silhouette_phase
 from dynaseg.weighting import fsf
 
@@ -64,16 +74,19 @@ class Small(nn.Module):
 
 @pytest.mark.parametrize("features", [*NAMED, Small()])
 def test_the_same_seed_gives_the_same_start(features):
-    net = lambda seed: state(response_net(3, M=1, p=6, q=5, seed=seed, features=features, weights=None))
+    def net(seed):
+        return state(response_net(3, M=1, p=6, q=5, seed=seed, features=features, weights=None))
     before = torch.random.get_rng_state()
     assert same(net(0), net(0)) and not same(net(0), net(1))
     assert before.equal(torch.random.get_rng_state())
 
 
 @pytest.mark.parametrize("settings, words", [
-    (dict(features="resnet50"), "'resnet50'.*'cnn', 'resnet18-fpn', 'resnet18-stem'"), (dict(features=None), "None"), (dict(features=3), "3"),
+    (dict(features="resnet50"), "'resnet50'.*'cnn', 'resnet18-fpn', 'resnet18-stem'"), (dict(features=None), "None"),
+    (dict(features=3), "3"),
     (dict(features=Small), "instance"), (dict(features=["cnn"]), "cnn"), (dict(freeze="yes"), "'yes'"),
-    (dict(features=abs, freeze=False), "no weights to fit"), (dict(weights=5), "weights=5"), (dict(weights="mine.pth"), "ResNets"),
+    (dict(features=abs, freeze=False), "no weights to fit"), (dict(weights=5), "weights=5"),
+    (dict(weights="mine.pth"), "ResNets"),
     (dict(features=Small(), weights="mine.pth"), "before you pass it"),
     (dict(features="timm:"), "timm:NAME"), (dict(features="tim:resnet18"), "timm:NAME")])
 def test_settings_that_do_not_go_together(settings, words):
@@ -94,7 +107,10 @@ def whole_resnet(seed=0):
     torch.manual_seed(seed)
     net = torchvision.models.resnet18(weights=None)
     for m in net.modules():
-        if isinstance(m, nn.BatchNorm2d): nn.init.uniform_(m.running_mean, -1, 1); nn.init.uniform_(m.running_var, 0.5, 2); nn.init.uniform_(m.weight)
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.uniform_(m.running_mean, -1, 1)
+            nn.init.uniform_(m.running_var, 0.5, 2)
+            nn.init.uniform_(m.weight)
     return net.eval()
 
 
@@ -230,14 +246,17 @@ def test_colours_are_imagenets():
 
 def test_other_colours():
     x = picture()
-    torch.testing.assert_close(imagenet_colours(x, (0.5, 0.4, 0.3), (0.1, 0.2, 0.5)), (x - torch.tensor([[[0.5]], [[0.4]], [[0.3]]])) / torch.tensor([[[0.1]], [[0.2]], [[0.5]]]))
+    torch.testing.assert_close(imagenet_colours(x, (0.5, 0.4, 0.3), (0.1, 0.2, 0.5)),
+                               (x - torch.tensor([[[0.5]], [[0.4]], [[0.3]]])) / torch.tensor([[[0.1]], [[0.2]],
+                                                                                               [[0.5]]]))
 
 
 # --- weights
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch, file):
-    "A cache folder of the test's own, and ImageNet's file played by one that the test wrote, named as the publisher does."
+    """A cache folder of the test's own, and ImageNet's file played by one that the test wrote, named as the publisher
+    does."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     folder = tmp_path / "home" / "hub" / "checkpoints"
     name = f"resnet18-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}.pth"
@@ -253,7 +272,12 @@ def loaded(net, seed=0):
 def test_default_weights_come_from_the_cache(cache, file):
     cache.write_bytes(file.read_bytes())
     assert loaded(resnet18_fpn())
-    assert response_net(3, features="resnet18-stem").features.extractor[0].net[1][0].weight.equal(whole_resnet().conv1.weight)
+    assert (
+        response_net(3, features="resnet18-stem")
+        .features.extractor[0]
+        .net[1][0]
+        .weight.equal(whole_resnet().conv1.weight)
+    )
 
 
 def test_default_weights_are_downloaded_once_with_a_progress_bar(cache, file, monkeypatch, capfd):
@@ -277,13 +301,15 @@ def test_a_damaged_download_is_not_kept(cache, file, monkeypatch):
 
 def test_offline_and_not_cached_says_what_to_get_and_where_to_put_it(cache):
     with pytest.raises(InputError) as e: response_net(3, features="resnet18-fpn")
-    for words in (f"https://weights.example/{cache.name}", str(cache), "weights=None", "features='cnn'", "may not use the network"):
+    for words in (f"https://weights.example/{cache.name}", str(cache), "weights=None", "features='cnn'",
+                  "may not use the network"):
         assert words in str(e.value)
 
 
 def test_the_real_name_is_torchvisions(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(InputError, match="https://download.pytorch.org/models/resnet18-f37072fd.pth could not"): resnet18()
+    with pytest.raises(InputError, match="https://download.pytorch.org/models/resnet18-f37072fd.pth could not"):
+        resnet18()
 
 
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
@@ -360,13 +386,15 @@ def change(state, name):
 
 
 @pytest.mark.parametrize("name, entry", [("missing", "layer3.0.conv1.weight"), ("shape", "layer3.0.conv1.weight"),
-                                         ("extra", "layer3.0.conv1.weight2"), ("prefix", "module.conv1.weight"), ("nested", "state_dict"), ("numbered", "0")])
+                                         ("extra", "layer3.0.conv1.weight2"), ("prefix", "module.conv1.weight"),
+                                         ("nested", "state_dict"), ("numbered", "0")])
 def test_the_weights_of_another_network_are_named(tmp_path, name, entry):
     path = save(tmp_path, change(whole_resnet().state_dict(), name))
     with pytest.raises(InputError, match=f"another network.*{entry}.*Expected"): resnet18(weights=path)
 
 
-@pytest.mark.parametrize("make", [torchvision.models.resnet34, torchvision.models.resnet50, torchvision.models.mobilenet_v3_small])
+@pytest.mark.parametrize("make", [torchvision.models.resnet34, torchvision.models.resnet50,
+                                  torchvision.models.mobilenet_v3_small])
 def test_other_architectures(tmp_path, make):
     with pytest.raises(InputError, match="another network"):
         resnet18(weights=save(tmp_path, make(weights=None).state_dict()))
@@ -377,7 +405,8 @@ def test_a_file_that_holds_no_state_dict(tmp_path, thing):
     with pytest.raises(InputError, match="expected a state dict"): resnet18(weights=save(tmp_path, thing))
 
 
-@pytest.mark.parametrize("content", [b"<html>Please log in</html>", b"\x89PNG\r\n\x1a\n" + bytes(100), np.random.default_rng(0).bytes(50)])
+@pytest.mark.parametrize("content", [b"<html>Please log in</html>", b"\x89PNG\r\n\x1a\n" + bytes(100),
+                                     np.random.default_rng(0).bytes(50)])
 def test_a_file_that_is_something_else(tmp_path, content):
     (tmp_path / "page.pth").write_bytes(content)
     with pytest.raises(InputError, match="cannot be read as weights|cut short"): resnet18(weights=tmp_path / "page.pth")
@@ -411,7 +440,8 @@ def test_safetensors(tmp_path):
     for n in (0, 5, 100, len(good) // 2, len(good) - 1):
         path.write_bytes(good[:n])
         with pytest.raises(InputError, match="cut short"): resnet18(weights=path)
-    for junk in (b"<html>Please log in</html>" * 9, (10).to_bytes(8, "little") + b"not json!!", (2).to_bytes(8, "little") + b"[]"):
+    for junk in (b"<html>Please log in</html>" * 9, (10).to_bytes(8, "little") + b"not json!!",
+                 (2).to_bytes(8, "little") + b"[]"):
         path.write_bytes(junk)
         with pytest.raises(InputError, match="cannot be read|cut short"): resnet18(weights=path)
 
@@ -436,10 +466,12 @@ def test_a_torchvision_that_does_not_go_with_pytorch(monkeypatch):
 
 
 def test_the_cnn_does_not_import_torchvision(python):
-    python("import sys; from dynaseg.pretrained import response_net; response_net(3); assert 'torchvision' not in sys.modules")
+    python("import sys; from dynaseg.pretrained import response_net; response_net(3); assert 'torchvision' not in "
+           "sys.modules")
 
 
-@pytest.mark.parametrize("make", [torchvision.models.segmentation.lraspp_mobilenet_v3_large, torchvision.models.segmentation.fcn_resnet50])
+@pytest.mark.parametrize("make", [torchvision.models.segmentation.lraspp_mobilenet_v3_large,
+                                  torchvision.models.segmentation.fcn_resnet50])
 def test_a_segmentation_network_of_torchvisions_can_be_fitted(make):
     torch.manual_seed(0)
     theirs = make(weights=None, weights_backbone=None, num_classes=6)
@@ -463,7 +495,8 @@ def test_scales_around_any_module_can_be_fitted_or_frozen():
 @pytest.mark.parametrize("C", [1, 3, 5])
 def test_scales_go_with_every_extractor_and_any_number_of_bands(C):
     x = picture(C, 40, 60)
-    for extractor in (cnn(C, 2, 6), resnet18_fpn(C, 6, weights=None), resnet18_stem(C, 6, weights=None), lambda x: F.avg_pool2d(x, 3)):
+    for extractor in (cnn(C, 2, 6), resnet18_fpn(C, 6, weights=None), resnet18_stem(C, 6, weights=None),
+                      lambda x: F.avg_pool2d(x, 3)):
         for freeze in (None, False) if isinstance(extractor, nn.Module) else (None,):
             net = response_net(C, p=4, q=4, features=AtScales(extractor, (1, 0.6, 1.5)), freeze=freeze, like=x)
             assert run(net, x, T=1)[-1].response.shape == (4, 40, 60)
@@ -486,7 +519,9 @@ def theirs(timm, tmp_path):
     torch.manual_seed(3)
     net = timm.create_model("resnet10t").eval()
     for m in net.modules():
-        if isinstance(m, nn.BatchNorm2d): nn.init.uniform_(m.running_mean, -1, 1); nn.init.uniform_(m.weight, 0.5, 1)
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.uniform_(m.running_mean, -1, 1)
+            nn.init.uniform_(m.weight, 0.5, 1)
     torch.save(net.state_dict(), tmp_path / "timm.pth")
     return net, tmp_path / "timm.pth"
 
@@ -501,7 +536,8 @@ def finest_two(net, x):
 def test_a_name_of_timms_is_its_two_finest_levels(theirs):
     net, file = theirs
     for x in (picture(3, 40, 60), picture(1, 40, 60)):
-        for got, expected in zip(timm_backbone("resnet10t", x.shape[1], weights=file).eval()(x), finest_two(net, x), strict=True):
+        for got, expected in zip(timm_backbone("resnet10t", x.shape[1], weights=file).eval()(x), finest_two(net, x),
+                                 strict=True):
             torch.testing.assert_close(got, expected)
     assert "state_dict" not in timm_backbone("resnet10t", weights=file)[1].pretrained_cfg # each copy would hold it
     assert [level.shape[1] for level in timm_backbone("resnet10t", levels=(1, 3), weights=None)(picture())] == [64, 256]
@@ -512,13 +548,15 @@ def test_timm_by_name_is_frozen_with_weights_and_fitted_without(theirs):
     kept = response_net(3, p=4, q=4, features="timm:resnet10t", weights=theirs[1], like=x)
     before = state(kept.features.extractor)
     run(kept, x)
-    assert same(state(kept.features.extractor), before) and n_parameters(kept, to_fit=True) == (64 + 64) * 4 + 2 * 4 + 8 + 4 * 4 + 4 + 8
+    assert same(state(kept.features.extractor),
+                before) and n_parameters(kept, to_fit=True) == (64 + 64) * 4 + 2 * 4 + 8 + 4 * 4 + 4 + 8
     for how in (dict(weights=None), dict(weights=theirs[1], freeze=False)):
         net = response_net(3, p=4, q=4, features="timm:resnet10t", like=x, **how)
         assert n_parameters(net) == n_parameters(net, to_fit=True) == n_parameters(kept)
         before = state(net.features.extractor)
         run(net, x)
-        assert not any(v.equal(before[k]) for k, v in state(net.features.extractor).items() if k.endswith("running_mean"))
+        assert not any(v.equal(before[k]) for k, v in state(net.features.extractor).items()
+                       if k.endswith("running_mean"))
 
 
 def test_timm_by_name_in_segment(photo, quick, theirs):
@@ -533,7 +571,8 @@ def test_timms_own_weights_from_the_cache(theirs, tmp_path, monkeypatch, timm):
     safetensors, constants = pytest.importorskip("safetensors.torch"), pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     folder = tmp_path / "hub" / f"models--{timm.get_pretrained_cfg('resnet10t').hf_hub_id.replace('/', '--')}"
-    with pytest.raises(InputError, match=r"https://huggingface.co/timm/resnet10t\S* could not.*model.safetensors.*weights=None.*'cnn'"):
+    with pytest.raises(InputError, match=r"https://huggingface.co/timm/resnet10t\S* could "
+                                         r"not.*model.safetensors.*weights=None.*'cnn'"):
         response_net(3, features="timm:resnet10t")
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text("0" * 40)
@@ -543,11 +582,14 @@ def test_timms_own_weights_from_the_cache(theirs, tmp_path, monkeypatch, timm):
 
 
 def test_the_weights_of_another_network_or_a_damaged_file_for_timm(theirs, timm, tmp_path):
-    with pytest.raises(InputError, match="another network.*timm's resnet14t"): timm_backbone("resnet14t", weights=theirs[1])
+    with pytest.raises(InputError, match="another network.*timm's resnet14t"):
+        timm_backbone("resnet14t", weights=theirs[1])
     torch.save(timm.create_model("resnet14t").state_dict(), tmp_path / "larger.pth")
-    with pytest.raises(InputError, match="another network.*layer1.0.conv3.*timm's resnet10t"): timm_backbone("resnet10t", weights=tmp_path / "larger.pth")
+    with pytest.raises(InputError, match="another network.*layer1.0.conv3.*timm's resnet10t"):
+        timm_backbone("resnet10t", weights=tmp_path / "larger.pth")
     theirs[1].write_bytes(theirs[1].read_bytes()[:-100])
-    with pytest.raises(InputError, match="cut short"): segment(np.zeros((9, 9, 3)), features="timm:resnet10t", weights=theirs[1])
+    with pytest.raises(InputError, match="cut short"):
+        segment(np.zeros((9, 9, 3)), features="timm:resnet10t", weights=theirs[1])
     with pytest.raises(FileNotFoundError): timm_backbone("resnet10t", weights=tmp_path / "nowhere.pth")
 
 
@@ -557,7 +599,8 @@ def test_a_file_of_another_number_of_classes_for_timm(theirs, timm, tmp_path):
 
 
 def test_what_timm_cannot_make_is_told_in_its_words(timm):
-    with pytest.raises(InputError, match="Unknown model.*list_models"): response_net(3, features="timm:resnet10000", weights=None)
+    with pytest.raises(InputError, match="Unknown model.*list_models"):
+        response_net(3, features="timm:resnet10000", weights=None)
     with pytest.raises(InputError, match=r"levels=\(0, 9\)"): timm_backbone("resnet10t", levels=(0, 9), weights=None)
     unpublished = next(n for n in timm.list_models("coatnet*") if not timm.is_model_pretrained(n))
     with pytest.raises(InputError, match="No pretrained weights exist"): response_net(3, features=f"timm:{unpublished}")
@@ -565,14 +608,17 @@ def test_what_timm_cannot_make_is_told_in_its_words(timm):
 
 @pytest.mark.parametrize("C", [2, 4, 12])
 def test_other_numbers_of_bands_in_timm(theirs, C):
-    assert response_net(C, p=4, q=4, features="timm:resnet10t", weights=None)(picture(C, 40, 70)).shape == (1, 4, 40, 70)
+    assert response_net(C, p=4, q=4, features="timm:resnet10t",
+                        weights=None)(picture(C, 40, 70)).shape == (1, 4, 40, 70)
     for weights in ("DEFAULT", theirs[1]):
-        with pytest.raises(InputError, match=f"{C} bands.*three bands.*'cnn'"): response_net(C, features="timm:resnet10t", weights=weights)
+        with pytest.raises(InputError, match=f"{C} bands.*three bands.*'cnn'"):
+            response_net(C, features="timm:resnet10t", weights=weights)
 
 
 def test_a_transformer_of_timms_with_an_option(timm):
     x = picture(3, 40, 60)
-    with pytest.raises(InputError, match="Input height"): response_net(3, features="timm:vit_tiny_patch16_224", weights=None, like=x)
+    with pytest.raises(InputError, match="Input height"):
+        response_net(3, features="timm:vit_tiny_patch16_224", weights=None, like=x)
     vit = timm_backbone("vit_tiny_patch16_224", weights=None, dynamic_img_size=True, dynamic_img_pad=True)
     assert channels_of(vit, x) == [192, 192] and vit[0].spread == dict(mean=(0.5, 0.5, 0.5), spread=(0.5, 0.5, 0.5))
     assert response_net(3, p=4, q=4, features=vit, like=x)(x).shape == (1, 4, 40, 60)
@@ -592,21 +638,25 @@ def test_without_timm(monkeypatch):
 def test_nets_can_be_copied_and_pickled(tmp_path, file):
     x = picture(3, 40, 60)
     for features in (*NAMED, Small()):
-        net = response_net(3, M=1, p=4, q=4, features=features, weights=file if str(features).startswith("resnet") else "DEFAULT")
+        net = response_net(3, M=1, p=4, q=4, features=features, weights=file
+                           if str(features).startswith("resnet") else "DEFAULT")
         r = net(x)
         for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))): torch.testing.assert_close(other(x), r)
 
 
 # --- in `segment`
 
-@pytest.mark.parametrize("features, weights, on", [("cnn", None, "features"), ("resnet18-stem", None, "image"), ("resnet18-fpn", None, "features"),
-                                                   ("resnet18-stem", "file", "features"), ("resnet18-fpn", "file", "image"),
-                                                   (Small(), "DEFAULT", "features"), (lambda x: F.avg_pool2d(x, 2), "DEFAULT", "image")])
+@pytest.mark.parametrize("features, weights, on",
+                         [("cnn", None, "features"), ("resnet18-stem", None, "image"),
+                          ("resnet18-fpn", None, "features"),
+                          ("resnet18-stem", "file", "features"), ("resnet18-fpn", "file", "image"),
+                          (Small(), "DEFAULT", "features"), (lambda x: F.avg_pool2d(x, 2), "DEFAULT", "image")])
 def test_segment_takes_every_extractor_and_repeats_itself(photo, quick, file, features, weights, on):
     how = quick | dict(features=features, weights=file if weights == "file" else weights, on=on)
     first, again = segment(photo, **how), DynaSeg(**how).fit(photo).segmentation_
     assert first.labels.shape == photo.shape[:2] and first.labels.dtype == np.int64
-    assert np.array_equal(first.labels, again.labels) and first.history["loss"].tolist() == again.history["loss"].tolist()
+    assert np.array_equal(first.labels,
+                          again.labels) and first.history["loss"].tolist() == again.history["loss"].tolist()
     assert 2 <= first.floor <= 26
 
 
@@ -622,7 +672,8 @@ def test_the_silhouette_phase_can_look_at_features(quick):
 
 def test_an_image_too_small_for_batch_norm_in_training_is_told(photo, quick):
     whole = resnet18(levels=["layer4"], weights=None)
-    with pytest.raises(InputError, match="24 x 30 pixels is too small.*freeze=True"): segment(photo, **quick, features=whole, freeze=False)
+    with pytest.raises(InputError, match="24 x 30 pixels is too small.*freeze=True"):
+        segment(photo, **quick, features=whole, freeze=False)
     assert segment(photo, **quick, features=whole).labels.shape == (24, 30)
 
 

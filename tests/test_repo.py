@@ -1,8 +1,11 @@
-"""The repository: notebooks and what is exported from them agree, modules stand in their order, settings agree with each other."""
+"""The repository: notebooks and what is exported from them agree, modules stand in their order, settings agree with
+each other."""
+
 import ast
 import dataclasses
 import filecmp
 import importlib
+import importlib.util
 import inspect
 import json
 import os
@@ -31,7 +34,8 @@ def module_of(path):
         if kind == "code" and (found := re.search(r"^#\|\s*default_exp\s+(\S+)", source, re.MULTILINE)): return found[1]
 
 
-NOTEBOOKS = sorted(p for p in NBS.rglob("*.ipynb") if not any(part.startswith((".", "_")) for part in p.relative_to(NBS).parts))
+NOTEBOOKS = sorted(p for p in NBS.rglob("*.ipynb")
+                   if not any(part.startswith((".", "_")) for part in p.relative_to(NBS).parts))
 CHAPTERS = [p for p in NOTEBOOKS if p.parent == NBS and re.match(r"\d\d_", p.name)]
 ORDER = [module_of(p) for p in CHAPTERS]
 BASE = ("words",)  # what every module may use, and that uses none: its notebook has no number
@@ -54,7 +58,8 @@ def quarto():
 
 def copied(folder):
     "The sources of the project, without what is built from them."
-    skipped = shutil.ignore_patterns(".git", ".venv", "_docs", "_proc", "build", "dist", "*.egg-info", "__pycache__", ".ipynb_checkpoints", "dynaseg-demo")
+    skipped = shutil.ignore_patterns(".git", ".venv", "_docs", "_proc", "build", "dist", "*.egg-info", "__pycache__",
+                                     ".ipynb_checkpoints", "dynaseg-demo")
     return shutil.copytree(ROOT, folder, symlinks=True, ignore=skipped)
 
 
@@ -65,8 +70,10 @@ def run(*args, cwd=ROOT):
 
 def differing(a, b):
     "Names of the files that are not the same in two folders."
-    names = {p.relative_to(f).as_posix() for f in (a, b) for p in f.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
-    return sorted(n for n in names if not ((a / n).is_file() and (b / n).is_file() and filecmp.cmp(a / n, b / n, shallow=False)))
+    names = {p.relative_to(f).as_posix() for f in (a, b) for p in f.rglob("*") if p.is_file()
+             and "__pycache__" not in p.parts}
+    return sorted(n for n in names if not ((a / n).is_file() and (b / n).is_file()
+                                           and filecmp.cmp(a / n, b / n, shallow=False)))
 
 
 # --- what is exported
@@ -92,8 +99,10 @@ def test_readme_is_made_from_the_index_notebook():
 def test_every_module_has_its_notebook():
     assert len(ORDER) == len(set(ORDER)) and None not in ORDER
     assert {p.stem for p in (ROOT / "dynaseg").glob("*.py")} - {"__init__", "__main__", "_modidx"} == {*ORDER, *BASE}
-    assert [path.name[:2] for path in CHAPTERS] == [f"{i:02}" for i in range(len(CHAPTERS))]  # each number once, none left out
-    assert ORDER[:9] == ["images", "labels", "network", "loss", "weighting", "silhouette", "fit", "outlines", "granularity"] and ORDER[-1] == "cli"
+    # each number once, none left out
+    assert [path.name[:2] for path in CHAPTERS] == [f"{i:02}" for i in range(len(CHAPTERS))]
+    assert ORDER[:10] == ["images", "labels", "network", "loss", "weighting", "silhouette", "fit", "hints", "outlines",
+                          "granularity"] and ORDER[-1] == "cli"
     for path, name in zip(CHAPTERS, ORDER): assert path.stem[3:] == name
 
 
@@ -106,7 +115,8 @@ def imported(tree):
             inside = node.level == 1 or (node.module or "").split(".")[0] == "dynaseg"
             if not inside: continue
             name = (node.module or "").removeprefix("dynaseg").strip(".")
-            yield from [name.split(".")[0]] if name else [{"segment": "segmenter", "DynaSeg": "segmenter", "Segmentation": "segmenter"}.get(a.name, a.name)
+            yield from [name.split(".")[0]] if name else [{"segment": "segmenter", "DynaSeg": "segmenter",
+                                                           "Segmentation": "segmenter"}.get(a.name, a.name)
                                                           for a in node.names if a.name != "__version__"]
         elif isinstance(node, ast.Import):
             yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("dynaseg."))
@@ -125,7 +135,8 @@ def test_a_notebook_uses_only_modules_before_its_own(path):
         if kind == "code":
             code = "\n".join("pass" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines())
             exported = re.search(r"^#\|\s*export", source, re.MULTILINE)
-            own = set() if exported else {module_of(path)}  # an example may take what new processes have to import from the module
+            # an example may take what new processes have to import from the module
+            own = set() if exported else {module_of(path)}
             assert set(imported(ast.parse(code))) <= before | own, source
 
 
@@ -135,7 +146,8 @@ def test_third_party_imports_are_declared(settings):
     needed = set()
     for file in (ROOT / "dynaseg").glob("*.py"):
         tree = ast.parse(file.read_text(encoding="utf-8"))
-        guarded = {n for t in ast.walk(tree) if isinstance(t, ast.Try) and "ImportError" in [getattr(h.type, "id", "") for h in t.handlers] for n in t.body}
+        guarded = {n for t in ast.walk(tree) if isinstance(t, ast.Try)
+                   and "ImportError" in [getattr(h.type, "id", "") for h in t.handlers] for n in t.body}
         for node in set(ast.walk(tree)) - guarded:  # what may be missing is caught, and the user told
             if isinstance(node, ast.ImportFrom) and not node.level: needed.add(node.module.split(".")[0])
             elif isinstance(node, ast.Import): needed |= {a.name.split(".")[0] for a in node.names}
@@ -168,35 +180,59 @@ def test_outputs_are_saved_and_none_is_an_error(path):
             assert output["output_type"] != "error", source
             assert output.get("name") != "stderr", source
             shown.append(output)
-            text += json.dumps({k: v for k, v in output.get("data", {}).items() if k.startswith("text")}) + "".join(output.get("text", []))
+            text += json.dumps({k: v for k, v in output.get("data", {}).items()
+                                if k.startswith("text")}) + "".join(output.get("text", []))
     assert shown, "run tools/run_notebooks.py"
-    assert not re.search(r"(?<![\w.])/(?:home|root|Users|tmp|var|mnt|work)/\w|\bsite-packages\b|<[\w.]+ object at 0x", text), "an output holds a path or an address"
+    assert not re.search(r"(?<![\w.])/(?:home|root|Users|tmp|var|mnt|work)/\w|\bsite-packages\b|<[\w.]+ object at 0x",
+                         text), "an output holds a path or an address"
+
+
+def mixes_imports(source):
+    "Whether nbdev would run this cell for its imports, and then fail on the names of cells that it does not run."
+    if re.search(r"^#\|\s*(?:exports?|exporti|exec_doc)\b|^#\|\s*eval:\s*false|^\s*[%!]", source, re.MULTILINE):
+        return False
+    nodes = list(ast.walk(ast.parse(source)))
+    imports = any(isinstance(node, (ast.Import, ast.ImportFrom)) for node in nodes)
+    return imports and any(isinstance(node, (ast.Expr, ast.Assign)) for node in nodes)
+
+
+@each_notebook
+def test_imports_stand_in_cells_of_their_own(path):
+    "Or `nbdev_docs`, which runs every cell with an import in it and no other, ends in a NameError."
+    code = [source for kind, source, _ in cells(path) if kind == "code" and "google.colab" not in source]
+    assert [source for source in code if mixes_imports(source)] == []
+    assert mixes_imports("import os\nprint(os.sep)") and not mixes_imports("import os\nimport sys")
 
 
 @pytest.mark.parametrize("path", CHAPTERS[:7], ids=lambda p: p.stem)
 def test_the_tutorial_keeps_its_pictures(path):
-    pictures = [o for _, _, outputs in cells(path) for o in outputs if "image/png" in o.get("data", {}) or "<img" in str(o.get("data", {}).get("text/html", ""))]
+    pictures = [o for _, _, outputs in cells(path) for o in outputs if "image/png" in o.get("data", {})
+                or "<img" in str(o.get("data", {}).get("text/html", ""))]
     assert pictures
     assert path.stat().st_size < 1_000_000
 
 
 @each_chapter
 def test_exported_definitions_are_shown_or_tested_nearby(path):
-    """Every public function, and every class with methods, occurs in a cell that is not exported, three such cells away at most.
-    A class is also shown by a call of one of its methods.
+    """Every public function, and every class with methods, occurs in a cell that is not exported, three such cells away
+    at most. A class is also shown by a call of one of its methods.
 
     Bare types (an exception, a named tuple, a data class) are shown by the functions that raise or return them."""
-    code = [(source, bool(re.search(r"^#\|\s*export", source, re.MULTILINE))) for kind, source, _ in cells(path) if kind == "code"]
+    code = [(source, bool(re.search(r"^#\|\s*export", source, re.MULTILINE))) for kind, source, _ in cells(path)
+            if kind == "code"]
     for i, (source, exported) in enumerate(code):
         if not exported: continue
         for node in ast.parse(source).body:
-            bare = isinstance(node, ast.ClassDef) and (node.decorator_list or not any(isinstance(n, ast.FunctionDef) for n in node.body))
+            bare = isinstance(node, ast.ClassDef) and (node.decorator_list
+                                                       or not any(isinstance(n, ast.FunctionDef) for n in node.body))
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_") and not bare:
                 near = [s for s, e in code[:i] if not e][-1:] + [s for s, e in code[i:] if not e][:3]
-                methods = [n.name for n in node.body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")] if isinstance(node, ast.ClassDef) else []
+                methods = [n.name for n in node.body if isinstance(n, ast.FunctionDef)
+                           and not n.name.startswith("_")] if isinstance(node, ast.ClassDef) else []
                 if any(f".{m}(" in s for s in near for m in methods): continue
                 shown = rf"\b{node.name}\b"
-                if node.name.endswith("_command"): shown = rf'\brun\("{node.name.removesuffix("_command")}"'  # as at a terminal: run("folder", ...)
+                if node.name.endswith("_command"):
+                    shown = rf'\brun\("{node.name.removesuffix("_command")}"'  # as at a terminal: run("folder", ...)
                 if (path.stem[3:], node.name) == ("cli", "main"): shown = r"\brun\("
                 assert any(re.search(shown, s) for s in near), f"{node.name} has no example nearby"
 
@@ -205,11 +241,13 @@ def test_exported_definitions_are_shown_or_tested_nearby(path):
 
 def public_names(name):
     module = importlib.import_module(f"dynaseg.{name}")
-    return [(n, getattr(module, n)) for n in module.__all__ if getattr(getattr(module, n), "__module__", "") == module.__name__]
+    return [(n, getattr(module, n)) for n in module.__all__
+            if getattr(getattr(module, n), "__module__", "") == module.__name__]
 
 
 def public_methods(cls):
-    own = inspect.isclass(cls) and {n: m for n, m in vars(cls).items() if not n.startswith("_") and (inspect.isfunction(m) or isinstance(m, property))}
+    own = inspect.isclass(cls) and {n: m for n, m in vars(cls).items() if not n.startswith("_")
+                                    and (inspect.isfunction(m) or isinstance(m, property))}
     return [(n, m.fget if isinstance(m, property) else m) for n, m in (own or {}).items()]
 
 
@@ -237,7 +275,8 @@ def test_every_public_parameter_has_its_comment(name):
         made_by_hand = inspect.isfunction(thing) or "__init__" in vars(thing) and not dataclasses.is_dataclass(thing)
         methods = [] if inspect.isclass(thing) and issubclass(thing, tuple) else public_methods(thing)
         foreign = [b for b in thing.__mro__ if not b.__module__.startswith("dynaseg")] if inspect.isclass(thing) else []
-        methods = [(n, m) for n, m in methods if not any(hasattr(b, n) for b in foreign)]  # `forward` and `fit` are PyTorch's and scikit-learn's
+        # `forward` and `fit` are PyTorch's and scikit-learn's
+        methods = [(n, m) for n, m in methods if not any(hasattr(b, n) for b in foreign)]
         for where, function in [(label, thing)] * made_by_hand + [(f"{label}.{n}", m) for n, m in methods]:
             notes = docments(function, full=True)
             for parameter in inspect.signature(function).parameters.values():
@@ -255,7 +294,8 @@ def test_every_field_has_its_comment(name):
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             for field in node.body:
                 if isinstance(field, ast.AnnAssign) and not field.target.id.startswith("_"):
-                    assert re.search(r"# \S", lines[field.end_lineno - 1]), f"{node.name}.{field.target.id}"
+                    beside, above = lines[field.end_lineno - 1], lines[field.lineno - 2].strip()
+                    assert re.search(r"# \S", beside) or re.match(r"# \S", above), f"{node.name}.{field.target.id}"
 
 
 # --- settings that stand in two places
@@ -294,6 +334,30 @@ def test_every_module_can_be_reached_from_the_package():
     for name in (*ORDER, *BASE): assert inspect.ismodule(getattr(dynaseg, name)), name
 
 
+def test_lines_are_plain():
+    "ruff, with the selection in pyproject.toml, on the package, the tests, the tools and the notebooks' code."
+    if importlib.util.find_spec("ruff") is None:
+        assert not os.environ.get("CI"), "ruff is not installed: pip install -e '.[dev]'"
+        pytest.skip("ruff is not installed: nobody looked at the lines")
+    command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format", "concise"]
+    done = subprocess.run([*command, "dynaseg", "tests", "tools", "nbs"], cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_line_that_is_not_plain_is_noticed():
+    "In a script and in a notebook: too long, two statements, a named lambda, a name that is not used."
+    pytest.importorskip("ruff")
+    code = "import re\nx = 1; y = 2\nf = lambda: x\n# " + "long " * 30 + "\n"
+    cell = {"cell_type": "code", "id": "a", "metadata": {}, "outputs": [], "execution_count": None, "source": code}
+    notebook = json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+    for name, text in (("tests/made_up.py", code), ("nbs/made_up.ipynb", notebook)):
+        command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format", "json"]
+        done = subprocess.run([*command, "--stdin-filename", name, "-"], cwd=ROOT, input=text, text=True,
+                              capture_output=True)
+        assert {found["code"] for found in json.loads(done.stdout)} == {"E501", "E702", "E731", "F401"}, name
+
+
 def test_the_two_readme_commands():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for command in ("pip install . && dynaseg demo", "pip install -e '.[dev]' && pytest"): assert f"\n{command}\n" in readme
+    for command in ("pip install . && dynaseg demo", "pip install -e '.[dev]' && pytest"):
+        assert f"\n{command}\n" in readme

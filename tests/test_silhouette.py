@@ -28,7 +28,8 @@ def noisy(n, shape=(40, 50)):
 
 @given(st.integers(3, 25), st.integers(1, 4), st.data())
 def test_mean_silhouette_is_scikit_learns(n, dims, data):
-    points = np.array(data.draw(st.lists(st.lists(st.integers(-5, 5), min_size=dims, max_size=dims), min_size=n, max_size=n)), float)
+    points = np.array(data.draw(st.lists(st.lists(st.integers(-5, 5), min_size=dims, max_size=dims), min_size=n,
+                                         max_size=n)), float)
     groups = np.unique(data.draw(st.lists(st.integers(0, 6), min_size=n, max_size=n)), return_inverse=True)[1]
     assume(2 <= groups.max() + 1 <= n - 1)  # scikit-learn's range
     score = mean_silhouette(pairwise_distances(points), groups)
@@ -40,14 +41,16 @@ def test_by_hand():
     D = np.abs(np.subtract.outer([0.0, 2, 10], [0.0, 2, 10]))
     assert mean_silhouette(D, np.array([0, 0, 1])) == pytest.approx(((10 - 2) / 10 + (8 - 2) / 8 + 0) / 3)
     assert mean_silhouette(D, np.array([1, 1, 0])) == mean_silhouette(D, np.array([0, 0, 1]))
-    assert mean_silhouette(D, np.array([0, 1, 1])) == pytest.approx((0 + (2 - 8) / 8 + (10 - 8) / 10) / 3)  # a bad grouping is negative
+    # a bad grouping is negative
+    assert mean_silhouette(D, np.array([0, 1, 1])) == pytest.approx((0 + (2 - 8) / 8 + (10 - 8) / 10) / 3)
     assert mean_silhouette(D, np.array([0, 1, 2])) == 0
 
 
 def test_a_and_b_by_hand():
     """Points 0, 1 | 4, 6 | 20. a is the mean distance to the others of the group, b that to the nearest other group.
 
-    0: a = 1, b = (4 + 6) / 2 = 5; 1: a = 1, b = (3 + 5) / 2 = 4; 4: a = 2, b = (4 + 3) / 2 = 3.5; 6: a = 2, b = (6 + 5) / 2 = 5.5; 20 is alone."""
+    0: a = 1, b = (4 + 6) / 2 = 5; 1: a = 1, b = (3 + 5) / 2 = 4; 4: a = 2, b = (4 + 3) / 2 = 3.5; 6: a = 2, b = (6 + 5)
+    / 2 = 5.5; 20 is alone."""
     points = [0.0, 1, 4, 6, 20]
     D = np.abs(np.subtract.outer(points, points))
     expected = (4 / 5 + 3 / 4 + 1.5 / 3.5 + 3.5 / 5.5 + 0) / 5
@@ -149,7 +152,8 @@ def test_a_sample_of_the_pixels_is_all_that_is_looked_at():
     "The curve of the picture is that of its sample."
     image = noisy(4)
     whole = silhouette_phase(image, k_max=6, n_samples=150, seed=3)
-    assert whole.scores.tolist() == silhouette_phase(_sample(image, 150, 3), k_max=6, n_samples=150, seed=3).scores.tolist()
+    assert whole.scores.tolist() == silhouette_phase(_sample(image, 150, 3), k_max=6, n_samples=150,
+                                                     seed=3).scores.tolist()
 
 
 def test_of_equal_scores_the_fewest_groups_win(monkeypatch):
@@ -172,8 +176,11 @@ def test_the_bounds_of_the_settings_are_allowed():
     assert silhouette_phase(image, k_min=3, k_max=3, n_samples=4).opt_nC == 3
 
 
-@pytest.mark.parametrize("wrong, words", [(dict(k_min=1), "k_min=1.*2 <= k_min"), (dict(k_min=9, k_max=5), "k_min=9, k_max=5.*k_min <= k_max"),
-                                          (dict(k_min=5, k_max=4), "k_min=5, k_max=4"), (dict(n_samples=26), "n_samples=26.*more than k_max=26"), (dict(k_max=5, n_samples=0), "n_samples=0")])
+@pytest.mark.parametrize("wrong, words", [(dict(k_min=1), "k_min=1.*2 <= k_min"),
+                                          (dict(k_min=9, k_max=5), "k_min=9, k_max=5.*k_min <= k_max"),
+                                          (dict(k_min=5, k_max=4), "k_min=5, k_max=4"),
+                                          (dict(n_samples=26), "n_samples=26.*more than k_max=26"),
+                                          (dict(k_max=5, n_samples=0), "n_samples=0")])
 def test_bad_settings_are_named(wrong, words):
     with pytest.raises(InputError, match=words): silhouette_phase(RNG.random((8, 8, 3)), **wrong)
 
@@ -197,7 +204,8 @@ def test_it_takes_one_thread_and_leaves_the_program_its_own(monkeypatch, fails):
 
 @pytest.mark.filterwarnings("ignore:Number of distinct clusters")
 def test_a_k_that_k_means_cannot_fill_never_wins():
-    "Depths in three far groups, each of a few values that 32 bits hardly tell apart: k-means finds fewer groups than asked for."
+    """Depths in three far groups, each of a few values that 32 bits hardly tell apart: k-means finds fewer groups than
+    asked for."""
     rng = np.random.default_rng(0)
     depth = 4000 + rng.integers(0, 12, (100, 100))
     depth[30:60, 30:60] = 1500 + rng.integers(0, 10, (30, 30))
@@ -241,7 +249,8 @@ def test_an_end_of_the_range_is_no_maximum():
 
 
 def test_a_curve_that_rises_to_the_end_has_no_maximum():
-    "64 colours on a grid, with noise: more groups are always better, and the best of 3 to 26 is one of the last by chance."
+    """64 colours on a grid, with noise: more groups are always better, and the best of 3 to 26 is one of the last by
+    chance."""
     grid = np.stack(np.meshgrid(*[np.arange(4.0)] * 3), -1).reshape(-1, 3)
     rng = np.random.default_rng(1)
     phase = silhouette_phase(grid[rng.integers(64, size=2000)] + rng.normal(0, 0.02, (2000, 3)))

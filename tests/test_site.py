@@ -1,9 +1,11 @@
-"""The documentation site, built by smalldocs: its links, and its pages in a browser that has no network.
+"""The documentation site, of either engine: its links, and its pages in a browser that has no network.
 
-The browser is Debian's Chromium, driven by Playwright. Where there is none the tests skip and say so; in CI they fail.
-"""
+`pytest tests/test_site.py --site _docs` looks at a site that was built before, by Quarto or by smalldocs; without
+`--site` smalldocs builds one. What differs between the engines stands in `ENGINES`. The browser is Debian's Chromium,
+driven by Playwright. Where there is none the tests skip and say so; in CI they fail. """
 import configparser
 import html
+import http.server
 import importlib.util
 import json
 import os
@@ -11,7 +13,9 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
@@ -21,8 +25,15 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
 CHROMIUM = next((c for c in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if c), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update",
          "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+ENGINES = {
+    "smalldocs": dict(dark="html", edit="https://github.com/{repo}/edit/{branch}/nbs/{page}",
+                      results=".smalldocs-search-results a"),
+    "quarto": dict(dark="body", edit="https://github.dev/{repo}/blob/{branch}/nbs/{page}",
+                   results="a.search-result-link"),
+}
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
@@ -41,15 +52,29 @@ def git_status():
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    "The folder of the site, and what git said before and after it was built."
+    "The folder of a site that is built now, what was said, and what git said before and after it."
     out, before = tmp_path_factory.mktemp("site") / "docs", git_status()
-    done = subprocess.run([sys.executable, ROOT / "tools" / "site.py", "--engine", "smalldocs", "--out", out], cwd=ROOT, text=True, capture_output=True, timeout=600)
+    done = subprocess.run([sys.executable, ROOT / "tools" / "site.py", "--engine", "smalldocs", "--out", out], cwd=ROOT,
+                          text=True, capture_output=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     return out, done.stderr, before, git_status()
 
 
 @pytest.fixture(scope="module")
-def site(built): return built[0]
+def site(request):
+    "The folder that was given by --site, or one that is built now."
+    given = request.config.getoption("--site")
+    return Path(given).resolve() if given else request.getfixturevalue("built")[0]
+
+
+def engine_of(site):
+    "The engine that says on the home page that it made it."
+    made_by = re.search(r'<meta name="generator" content="(\w+)', (site / "index.html").read_text(encoding="utf-8"))[1]
+    return made_by.lower()
+
+
+@pytest.fixture(scope="module")
+def engine(site): return ENGINES[engine_of(site)]
 
 
 class Page(HTMLParser):
@@ -71,7 +96,8 @@ class Page(HTMLParser):
 def pages(site): return {p.relative_to(site).as_posix(): Page(p) for p in sorted(site.rglob("*.html"))}
 
 
-NOTEBOOKS = [p.relative_to(NBS) for p in sorted(NBS.rglob("*.ipynb")) if not any(part.startswith((".", "_")) for part in p.relative_to(NBS).parts)]
+NOTEBOOKS = [p.relative_to(NBS) for p in sorted(NBS.rglob("*.ipynb"))
+             if not any(part.startswith((".", "_")) for part in p.relative_to(NBS).parts)]
 each_notebook = pytest.mark.parametrize("rel", NOTEBOOKS, ids=str)
 
 
@@ -80,8 +106,9 @@ def page_of(rel): return rel.with_name(re.sub(r"^\d+_", "", rel.name)).with_suff
 
 # --- without a browser
 
-def test_building_leaves_the_repository_as_it_was(built):
-    _, warnings, before, after = built
+def test_building_leaves_the_repository_as_it_was(request):
+    if request.config.getoption("--site"): pytest.skip("the site was built before")
+    _, warnings, before, after = request.getfixturevalue("built")
     assert "warning" not in warnings.replace("warning: dynaseg is not installed", ""), warnings
     assert before == after
 
@@ -96,20 +123,24 @@ def test_every_internal_link_and_anchor_resolves(site, pages):
             if path.endswith("/") or not path: path += "index.html"
             fragment = unquote(target.fragment)
             if not (site / path).is_file(): broken.append(f"{name}: {link}")
-            elif fragment and path in pages and fragment not in pages[path].ids: broken.append(f"{name}: {link} (no such anchor)")
+            elif fragment and path in pages and fragment not in pages[path].ids:
+                broken.append(f"{name}: {link} (no such anchor)")
     assert not broken, "\n".join(broken)
 
 
 def test_nothing_is_fetched_from_elsewhere(site, pages):
     for name, page in pages.items():
-        fetched = [link for tag, link in page.links if tag in ("script", "img", "source", "iframe", "video") and re.match(r"(?:https?:)?//", link)]
+        fetched = [link for tag, link in page.links if tag in ("script", "img", "source", "iframe", "video")
+                   and re.match(r"(?:https?:)?//", link)]
         fetched += re.findall(r"<link [^>]*href=\"(?:https?:)?//[^>]*>", page.text)
         assert not fetched, (name, fetched)
-    for css in site.rglob("*.css"): assert not re.search(r"@import\s+(?:url\()?[\"']?https?:", css.read_text(encoding="utf-8")), css
+    for css in site.rglob("*.css"):
+        assert not re.search(r"@import\s+(?:url\()?[\"']?https?:", css.read_text(encoding="utf-8")), css
 
 
 def test_pages_are_light_enough(site):
-    for path in site.rglob("*.html"): assert path.stat().st_size < 3_000_000, f"{path.name}: {path.stat().st_size} bytes"
+    for path in site.rglob("*.html"):
+        assert path.stat().st_size < 3_000_000, f"{path.name}: {path.stat().st_size} bytes"
 
 
 def test_maths_needs_no_script(pages):
@@ -118,19 +149,24 @@ def test_maths_needs_no_script(pages):
         assert "katex" not in page.text.lower() and "mathjax" not in page.text.lower(), name
         assert 'class="math' not in page.text, name
         for formula in re.findall(r"<math.*?</math>", page.text, re.DOTALL):
+            formula = re.sub(r"<annotation.*?</annotation>", "", formula, flags=re.DOTALL)  # Quarto keeps the TeX in it
             assert "\\" not in html.unescape(formula), (name, formula)
 
 
 @each_notebook
-def test_a_notebook_page_leads_to_colab_and_to_its_source(pages, rel):
+def test_a_notebook_page_leads_to_colab_and_to_its_source(pages, engine, rel):
     config = configparser.ConfigParser(delimiters=["="])
     config.read(ROOT / "settings.ini", encoding="utf-8")
     cfg = config["DEFAULT"]
     page, up = pages[page_of(rel)], "../" * (len(rel.parts) - 1)
     links = [link for tag, link in page.links if tag == "a"]
-    assert f"https://colab.research.google.com/github/{cfg['user']}/{cfg['repo']}/blob/{cfg['branch']}/nbs/{rel.as_posix()}" in links
+    assert (
+        f"https://colab.research.google.com/github/{cfg['user']}/{cfg['repo']}/blob/{cfg['branch']}/nbs/{rel.as_posix()}"
+        in links
+    )
     assert re.search(rf'<a class="colab-badge"[^>]*><img src="{up}images/colab.svg" alt="Open in Colab"', page.text)
-    assert f"{cfg['git_url']}/edit/{cfg['branch']}/nbs/{rel.as_posix()}" in links
+    assert (engine["edit"].format(repo=f"{cfg['user']}/{cfg['repo']}", branch=cfg["branch"], page=rel.as_posix())
+            in links)
     assert f"{cfg['git_url']}/blob/{cfg['branch']}/nbs/{rel.as_posix()}" in links
     assert f"{cfg['git_url']}/issues/new" in links
 
@@ -153,20 +189,24 @@ def test_the_text_of_the_title_cell_is_on_the_page(pages):
     "nbdev alone drops what follows the subtitle in the first cell."
     for rel in NOTEBOOKS:
         first = "".join(json.loads((NBS / rel).read_text(encoding="utf-8"))["cells"][0]["source"])
-        for words in re.findall(r"^After this notebook you (?:can|know)", first, re.MULTILINE): assert words in pages[page_of(rel)].text, rel
+        for words in re.findall(r"^After this notebook you (?:can|know)", first, re.MULTILINE):
+            assert words in pages[page_of(rel)].text, rel
 
 
 def test_definitions_have_signature_parameters_and_source(pages):
     page = pages["segmenter.html"]
     assert {"segment", "dynaseg", "segmentation"} <= page.ids
-    part = re.split(r'<h3 id="segment(?:-\d)?"', page.text)[1].split("<h3")[0]
-    for words in ("min_labels", "preset", "/blob/main/dynaseg/segmenter.py#L", "<details", "Source"): assert words in part, words
+    # Quarto's ids stand on sections
+    part = re.split(r'<h3[^>]*(?:id|data-anchor-id)="segment(?:-\d)?"', page.text)[-1].split("<h3")[0]
+    for words in ("min_labels", "preset", "/blob/main/dynaseg/segmenter.py#L", "<details", "Source"):
+        assert words in part, words
 
 
 def test_no_link_stands_in_code_as_text(pages):
     "nbdev links the names in the comments of a signature, and code is shown as it is."
     assert [rel for rel, page in pages.items() if re.search(r"\]\([^)\s]+\.html", page.text)] == []
-    assert tool("pages").plain_code("[`a`](b.html)\n```python\nx: int, # [`a`](b.html) or `c`\n```\n[`a`](b.html)") == "[`a`](b.html)\n```python\nx: int, # `a` or `c`\n```\n[`a`](b.html)"
+    assert (tool("pages").plain_code("[`a`](b.html)\n```python\nx: int, # [`a`](b.html) or `c`\n```\n[`a`](b.html)")
+            == "[`a`](b.html)\n```python\nx: int, # `a` or `c`\n```\n[`a`](b.html)")
 
 
 def test_every_public_name_is_listed(pages):
@@ -187,9 +227,55 @@ def test_the_link_picture_and_the_icon_are_there(site, pages):
     assert re.search(r'<link rel="icon" href="images/favicon.svg"', home)
 
 
+def test_no_link_stands_in_a_link_as_text(pages):
+    texts = {rel: re.sub(r"<(pre|code|script|style).*?</\1>", "", page.text, flags=re.DOTALL)
+             for rel, page in pages.items()}
+    assert [rel for rel, text in texts.items() if re.search(r"\]\([^)\s]*\)", text)] == []
+    pages = tool("pages")
+    assert pages.flat("[the [`f`](a.html) call](b.html#c), [`g`](d.html)") == "[the `f` call](b.html#c), [`g`](d.html)"
+    assert pages.flat("[![alt](p.png)](a.html) x[0](y)") == "[![alt](p.png)](a.html) x[0](y)"
+
+
+def test_the_navbar_marks_the_part_of_the_page(pages):
+    "One part at most, the one that the sidebar has the page in."
+    parts = {"index.html": "Start", "learn.html": "Learn", "many.html": "Learn", "tutorials/index.html": "Tutorials",
+             "tutorials/microscopy.html": "Tutorials",
+             "reference.html": "Reference", "cli.html": "Reference", "benchmarks.html": "Benchmarks",
+             "speed.html": "Benchmarks"}
+    for name, part in parts.items():
+        navbar = re.search(r'<ul class="navbar-nav.*?</ul>', pages[name].text, re.DOTALL)[0]
+        active = re.findall(r'<a [^>]*class="nav-link active"[^>]*>(.*?)</a>', navbar, re.DOTALL)
+        assert [re.sub(r"<[^>]+>|\s", "", entry) for entry in active] == [part], name
+
+
+def test_pictures_have_a_text_alternative(pages):
+    for name, page in pages.items(): assert not re.search(r"<img(?![^>]*\salt=)[^>]*>", page.text), name
+
+
+def test_the_reference_begins_with_ten_names_and_has_contents_and_links(pages, engine):
+    page = pages["reference.html"]
+    begin = page.text.index('id="ten-names-to-begin-with"')
+    first = page.text[begin:page.text.index("</table>", begin)]
+    assert len(re.findall(r"<tr", first)) == 11 and "segment" in first and "DynaSeg" in first
+    contents = re.search(r'<nav id="TOC".*?</nav>', page.text, re.DOTALL)[0]
+    for module in ("ten-names-to-begin-with", "images", "segmenter", "cli"): assert f'href="#{module}"' in contents
+    assert any("reference.ipynb" in link for _, link in page.links)
+
+
+def test_every_tutorial_has_its_card(pages, site):
+    page = pages["tutorials/index.html"]
+    cards = re.findall(r'<a href="([\w./]+)"[^>]*>\s*<img[^>]*src="([^"]+)"', page.text)
+    cards = {urljoin("tutorials/", link.removeprefix("./")): urljoin("tutorials/index.html", picture)
+             for link, picture in cards}
+    assert ({page_of(rel) for rel in NOTEBOOKS if rel.parts[0] == "tutorials"}
+            <= {c if c.startswith("tutorials/") else f"tutorials/{c}" for c in cards})
+    for picture in cards.values(): assert (site / picture.removeprefix("../")).is_file(), picture
+
+
 def test_a_folder_that_is_not_a_site_is_not_replaced(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    done = subprocess.run([sys.executable, ROOT / "tools" / "site.py", "--out", tmp_path], text=True, capture_output=True, timeout=120)
+    done = subprocess.run([sys.executable, ROOT / "tools" / "site.py", "--out", tmp_path], text=True,
+                          capture_output=True, timeout=120)
     assert done.returncode == 2 and "expected a new folder" in done.stderr
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
@@ -211,7 +297,11 @@ def browser():
 
 @pytest.fixture(scope="module")
 def address(site):
-    running = tool("site").server(site)
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args): pass
+
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site)))
+    threading.Thread(target=running.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{running.server_address[1]}"
     running.shutdown()
 
@@ -223,16 +313,17 @@ def visiting(browser, address):
     def visiting():
         contexts, wrong = [], []
 
-        def visit(path, viewport=DESKTOP, scheme="light"):
+        def visit(path, viewport=DESKTOP, scheme="light", until="networkidle"):
             context = browser.new_context(viewport=viewport, color_scheme=scheme)
             contexts.append(context)
             page = context.new_page()
             page.on("console", lambda m: m.type == "error" and wrong.append(f"{path}: {m.text}"))
             page.on("pageerror", lambda e: wrong.append(f"{path}: {e}"))
             # a request that a page left behind when it was left is no failure
-            page.on("requestfailed", lambda r: r.failure == "net::ERR_ABORTED" or wrong.append(f"{path}: {r.url} {r.failure}"))
+            page.on("requestfailed", lambda r: r.failure == "net::ERR_ABORTED"
+                    or wrong.append(f"{path}: {r.url} {r.failure}"))
             page.on("response", lambda r: r.status >= 400 and wrong.append(f"{path}: {r.url} {r.status}"))
-            page.goto(f"{address}/{path}", wait_until="networkidle")
+            page.goto(f"{address}/{path}", wait_until=until)
             return page
 
         visit.wrong = wrong
@@ -258,25 +349,30 @@ def violations():
         page.evaluate(axe)
         options = {"resultTypes": ["violations"], "iframes": False} | ({"runOnly": [only]} if only else {})
         result = page.evaluate("options => axe.run(document, options)", options)
-        return [f"{name}: {rule['id']}: {node['html'][:160]}" for rule in result["violations"] if rule["impact"] in ("serious", "critical")
+        return [f"{name}: {rule['id']}: {node['html'][:160]}" for rule in result["violations"]
+                if rule["impact"] in ("serious", "critical")
                 for node in rule["nodes"][:3]]
     return violations
 
 
 def one_of_each_kind(pages):
-    "Home, a lesson with equations, tables of parameters, a list of names, a page without a notebook, a tutorial if there is one."
-    tutorial = next((n for n in pages if n.startswith("tutorials/") and n != "tutorials/index.html"), "tutorials/index.html")
+    """Home, a lesson with equations, tables of parameters, a list of names, a page without a notebook, a tutorial if
+    there is one."""
+    tutorial = next((n for n in pages if n.startswith("tutorials/") and n != "tutorials/index.html"),
+                    "tutorials/index.html")
     return ["index.html", "weighting.html", "cli.html", "reference.html", "learn.html", tutorial]
 
 
 @pytest.fixture(scope="module")
 def looked_at(visiting, violations, pages):
-    "What is wrong with any page, which is opened once: requests and scripts, pages that are too wide, and axe-core's findings."
-    wrong, wide, found = [], [], []
+    """What is wrong with any page, which is opened once: requests and scripts, pages that are too wide, and axe-core's
+    findings."""
+    wrong, wide, found, heights = [], [], [], {}
     with visiting() as visit:
         for name in pages:
-            page = visit(name)
+            page = visit(name, until="load")  # axe-core takes longer than what comes after it
             found += violations(page, name)
+            heights[name] = page.evaluate("document.documentElement.scrollHeight")
             for viewport in (DESKTOP, PHONE):
                 page.set_viewport_size(viewport)
                 across = page.evaluate("document.documentElement.scrollWidth")
@@ -285,7 +381,17 @@ def looked_at(visiting, violations, pages):
             if not page.locator("h1").first.is_visible(): wrong.append(f"{name} shows no title")
             page.context.close()
         wrong += visit.wrong
-    return wrong, wide, found
+    return wrong, wide, found, heights
+
+
+LONG = 13_000  # pixels on a desk, some fourteen screens
+
+
+def test_long_pages_open_with_a_summary(looked_at, pages):
+    first = {name: re.search(r"<h2[^>]*anchored[^>]*>([^<]*)", page.text) for name, page in pages.items()}
+    missing = [name for name, height in looked_at[3].items() if height > LONG
+               and first[name][1].strip() not in ("In short", "Ten names to begin with")]
+    assert missing == [] and max(looked_at[3].values()) > LONG
 
 
 def test_every_page_loads_without_network(looked_at, pages):
@@ -303,28 +409,86 @@ def test_no_serious_accessibility_violation(looked_at):
     assert not looked_at[2], "\n".join(looked_at[2])
 
 
-def test_dark_pages_have_enough_contrast(visit, violations, pages):
+def is_dark(engine):
+    "Whether the page is dark, in JavaScript."
+    return f"document.querySelector('{engine['dark']}').classList.contains('quarto-dark')"
+
+
+def test_dark_pages_have_enough_contrast(visit, violations, pages, engine):
     "Nothing but colours is different in the dark."
     found = []
     for name in one_of_each_kind(pages):
         page = visit(name, scheme="dark")
-        assert page.evaluate("document.documentElement.classList.contains('quarto-dark')")
+        assert page.evaluate(is_dark(engine))
         found += violations(page, name, only="color-contrast")
         page.context.close()
     assert not found, "\n".join(found)
 
 
+# pages by hand, in Quarto's form, with the colours that were too pale there
+QUARTO = Path(__file__).resolve().parent / "quarto"
+
+
+@pytest.fixture(scope="module")
+def quartos(browser, tmp_path_factory):
+    "Opens a page of Quarto's form, light or dark, with or without our stylesheet."
+    folder = shutil.copytree(QUARTO, tmp_path_factory.mktemp("quarto") / "site")
+    tool("finish").finish(folder)
+    shutil.copytree(NBS / "images", folder / "images")
+    styles = (NBS / "styles.css").read_text(encoding="utf-8")
+    contexts = []
+
+    def opened(name, scheme, ours=True, viewport=DESKTOP):
+        (folder / "styles.css").write_text(styles if ours else "", encoding="utf-8")
+        contexts.append(browser.new_context(viewport=viewport))
+        page = contexts[-1].new_page()
+        page.goto((folder / name).as_uri())
+        page.evaluate(f"document.body.classList.replace('quarto-light', 'quarto-{scheme}')")
+        return page
+    yield opened
+    for context in contexts: context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["index.html", "many.html"])
+def test_quartos_pale_colours_are_replaced(quartos, violations, name, scheme):
+    assert violations(quartos(name, scheme, ours=False), name, only="color-contrast") != []
+    assert violations(quartos(name, scheme), name, only="color-contrast") == []
+
+
+def test_only_folded_code_has_our_summary(quartos):
+    "The box of a scikit-learn estimator has colours of its own."
+    page = quartos("many.html", "dark")
+    def colour(where): return page.evaluate(f"getComputedStyle(document.querySelector('{where}')).color")
+    assert colour(".estimator summary") == colour(".estimator") != colour("details.code-fold summary")
+
+
+def test_names_in_tables_are_not_broken(quartos):
+    page = quartos("many.html", "light", viewport=PHONE)
+    assert page.evaluate("document.querySelector('td code').getClientRects().length") == 1
+    page = quartos("many.html", "light", ours=False, viewport=PHONE)
+    assert page.evaluate("document.querySelector('td code').getClientRects().length") > 1
+
+
+def test_the_badge_keeps_its_distance(quartos):
+    page = quartos("index.html", "light", viewport=PHONE)
+    gap = (page.locator(".colab-badge").bounding_box()["y"]
+           - page.evaluate("document.querySelector('.subtitle').getBoundingClientRect().bottom"))
+    assert gap >= 6
+
+
 def test_the_accessibility_check_can_fail(visit, violations):
     page = visit("learn.html")
-    page.evaluate("document.querySelector('main').insertAdjacentHTML('beforeend', '<img src=\"images/favicon.svg\"><p style=\"color:#bbb\">pale words</p>')")
+    page.evaluate("document.querySelector('main').insertAdjacentHTML('beforeend', '<img src=\"images/favicon.svg\"><p "
+                  "style=\"color:#bbb\">pale words</p>')")
     found = violations(page, "learn.html")
     assert any("image-alt" in f for f in found) and any("color-contrast" in f for f in found)
 
 
-def test_search_finds_segment(visit):
+def test_search_finds_segment(visit, engine):
     page = visit("index.html")
     page.locator("#quarto-search input").press_sequentially("segment")
-    results = page.locator(".smalldocs-search-results a")
+    results = page.locator(engine["results"])
     results.first.wait_for(state="visible")
     links = [a.get_attribute("href") for a in results.all()]
     wanted = next((i for i, link in enumerate(links) if re.search(r"segmenter\.html", link)), None)
@@ -355,12 +519,13 @@ def test_frame_sliders_change_the_picture(visit, pages):
     assert not visit.wrong, visit.wrong
 
 
-def test_dark_mode_can_be_chosen_and_is_kept(visit):
+def test_dark_mode_can_be_chosen_and_is_kept(visit, engine):
     page = visit("index.html")
-    def lightness(): return sum(map(int, re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor"))[:3]))
+    def lightness():
+        return sum(map(int, re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor"))[:3]))
     light = lightness()
     page.locator(".quarto-color-scheme-toggle").first.click()
-    page.wait_for_function("document.documentElement.classList.contains('quarto-dark')")
+    page.wait_for_function(is_dark(engine))
     assert lightness() < 200 < light
     page.goto(page.url.replace("index.html", "loss.html"))
     assert lightness() < 200

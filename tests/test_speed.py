@@ -6,8 +6,10 @@ import pytest
 
 from dynaseg.speed import figures, main
 
-VALUES = {"plain": "s an update", "plain, memory kept": "s an update", "fit": "s an update", "fit, bfloat16": "s an update", "arithmetic": "GFLOP an update", "matrix product": "GFLOP/s",
-          "convolution": "GFLOP/s", "clusters": "s a photo", "clusters, bfloat16": "s a photo", "segments": "s a photo", "import torch": "s", "import dynaseg": "s", "from dynaseg import segment": "s",
+VALUES = {"plain": "s an update", "plain, memory kept": "s an update", "fit": "s an update",
+          "fit, bfloat16": "s an update", "arithmetic": "GFLOP an update", "matrix product": "GFLOP/s",
+          "convolution": "GFLOP/s", "clusters": "s a photo", "clusters, bfloat16": "s a photo", "segments": "s a photo",
+          "import torch": "s", "import dynaseg": "s", "from dynaseg import segment": "s",
           "dynaseg demo": "s"}
 
 
@@ -22,9 +24,17 @@ def test_figures_are_ratios_of_the_same_run(rows):
     lines = {line.split(" | ")[0].removeprefix("| "): line for line in figures(rows).splitlines()[2:]}
     assert "| 0.5 times as fast |" in lines["the fit"]  # 2 s / 4 s
     assert "| 0.4 times as fast |" in lines["the fit with autocast=True (bfloat16)"]  # 2 s / 5 s
-    assert "| 0.75 s | 2.7 times as fast |" in lines["its arithmetic at the best rate that anything below reaches in 32 bits"]  # 6 GFLOP at 8 GFLOP/s
-    assert "| 222 times as fast" in lines["a photo, preset clusters"] and "| 200 times as fast" in lines["a photo, preset clusters, bfloat16"]  # 1000 x 2 s / 9 s, / 10 s
-    assert "| 114% to 114% " in lines["convolutions"] and "| 6.0 s, 1.50 GB | 0.50 s a megapixel |" in lines["a photo of 12 megapixels"]
+    # 6 GFLOP at 8 GFLOP/s
+    assert "| 0.75 s | 2.7 times as fast |" in lines["its arithmetic at the best rate that anything below reaches in "
+                                                     "32 bits"]
+    # 1000 x 2 s / 9 s, / 10 s
+    assert "| 222 times as fast" in lines["a photo, preset "
+                                          "clusters"] and "| 200 times as fast" in lines["a photo, preset clusters, "
+                                                                                         "bfloat16"]
+    assert (
+        "| 114% to 114% " in lines["convolutions"]
+        and "| 6.0 s, 1.50 GB | 0.50 s a megapixel |" in lines["a photo of 12 megapixels"]
+    )
 
 
 def test_the_command_writes_what_it_measured(rows, tmp_path, monkeypatch, capsys):

@@ -1,4 +1,7 @@
-"""What a program around dynaseg has set in PyTorch changes no result: default type, default device, the global random numbers."""
+"""What a program around dynaseg has set in PyTorch changes no result:
+
+default type, default device, the global random numbers."""
+
 from contextlib import contextmanager
 
 import numpy as np
@@ -57,17 +60,21 @@ def own():
     "An extractor of one's own, with weights that do not hang on the global random numbers."
     conv = torch.nn.Conv2d(3, 5, 3, padding=1, device="cpu", dtype=torch.float32)
     with torch.no_grad():
-        for weight in conv.parameters(): weight.copy_(torch.from_numpy(np.linspace(-1, 1, weight.numel())).view_as(weight))
+        for weight in conv.parameters():
+            weight.copy_(torch.from_numpy(np.linspace(-1, 1, weight.numel())).view_as(weight))
     return conv
 
 
-WAYS = {"cnn": {}, "fpn": dict(features="resnet18-fpn", weights=None), "stem": dict(features="resnet18-stem", weights=None),
+WAYS = {"cnn": {}, "fpn": dict(features="resnet18-fpn", weights=None),
+        "stem": dict(features="resnet18-stem", weights=None),
         "timm": dict(features="timm:resnet18", weights=None)}
 
 
 @around
-@pytest.mark.parametrize("result", [losses, lambda: silhouette_phase(IMAGE), *(lambda how=how: fitted(**how) for how in WAYS.values()),
-                                    lambda: fitted(features=own()), lambda: fitted(features=AtScales(own()), freeze=False)],
+@pytest.mark.parametrize("result", [losses, lambda: silhouette_phase(IMAGE),
+                                    *(lambda how=how: fitted(**how) for how in WAYS.values()),
+                                    lambda: fitted(features=own()),
+                                    lambda: fitted(features=AtScales(own()), freeze=False)],
                          ids=["loss", "silhouette", *WAYS, "own", "scales"])
 def test_the_result_is_the_same(result, around):
     want = tensors(result())
@@ -78,7 +85,8 @@ def test_the_result_is_the_same(result, around):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("made", [losses, lambda: silhouette_phase(IMAGE), *(lambda how=how: fitted(**how) for how in WAYS.values())],
+@pytest.mark.parametrize("made", [losses, lambda: silhouette_phase(IMAGE),
+                                  *(lambda how=how: fitted(**how) for how in WAYS.values())],
                          ids=["loss", "silhouette", *WAYS])
 def test_the_users_random_numbers_go_on_undisturbed(made):
     torch.manual_seed(5)

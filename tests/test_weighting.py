@@ -21,7 +21,8 @@ def test_schedules_by_their_equations(q_prime, mu):
     assert scf(mu)(q_prime) == pytest.approx(mu / q_prime)
     assert fixed(mu)(q_prime) == mu
     assert fsf(mu)(q_prime) * scf(mu)(q_prime) == pytest.approx(1)
-    for name in ("fsf", "scf", "fixed"): assert weighting(name, mu)(q_prime) == {"fsf": fsf, "scf": scf, "fixed": fixed}[name](mu)(q_prime)
+    for name in ("fsf", "scf", "fixed"):
+        assert weighting(name, mu)(q_prime) == {"fsf": fsf, "scf": scf, "fixed": fixed}[name](mu)(q_prime)
 
 
 @given(MUS)

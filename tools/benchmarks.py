@@ -2,11 +2,12 @@
 
     DYNASEG_DATA=... python tools/benchmarks.py              # all steps
     DYNASEG_DATA=... python tools/benchmarks.py voc2012-val  # some of them
-    python tools/benchmarks.py --list                        # the steps, their commands, and how long each took where its file was made
+    python tools/benchmarks.py --list                        # the steps, their commands, and how long each took where
+    its file was made
 
-Every step can be stopped at any time and goes on where it was. What a file has already is not done again: to measure anew, after a change
-of the method or on another machine, delete the file first. DYNASEG_DATA names a folder that holds BSDS500 and VOCdevkit. Seconds only mean
-something when the machine has nothing else to do.
+Every step can be stopped at any time and goes on where it was. What a file has already is not done again: to measure
+anew, after a change of the method or on another machine, delete the file first. DYNASEG_DATA names a folder that holds
+BSDS500 and VOCdevkit. Seconds only mean something when the machine has nothing else to do.
 """
 import argparse
 import csv
@@ -23,7 +24,9 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "nbs" / "results"
 LOG = ("file", "command", "seconds", "machine", "threads", "torch")
 
-TWENTY = "3096,105025,109053,134035,148089,163085,175043,19021,208001,223061,241048,285079,299086,306005,38082,42049,58060,69020,86000,97033"  # every 5th of the val split
+# every 5th of the val split
+TWENTY = ("3096,105025,109053,134035,148089,163085,175043,19021,208001,223061,"
+          "241048,285079,299086,306005,38082,42049,58060,69020,86000,97033")
 PHOTOS = "3096,105025,109053,134035,148089"  # the first five of them: a thousand updates take an hour each on one core
 ABLATIONS = { # name of a file: (preset, what is set otherwise)
     "ablations": ("clusters", [
@@ -49,31 +52,48 @@ def steps():
     "Name of a file: the arguments of `dynaseg evaluate` that make it, in turn."
     from dynaseg.segmenter import PRESETS
     others = [preset for preset in PRESETS if preset not in ("clusters", "paper")]
-    def all_presets(arguments, methods): return [f"{arguments} --methods {methods}", *(f"{arguments} --methods ours --preset {preset}" for preset in others)]
-    def peers(arguments): return [*all_presets(f"{arguments} --seeds 0,1,2", "kmeans,slic,felzenszwalb,ours"), f"{arguments} --seeds 0,1,2 --methods dfc,fsf,scf"]
+    def all_presets(arguments, methods):
+        return [f"{arguments} --methods {methods}",
+                *(f"{arguments} --methods ours --preset {preset}" for preset in others)]
+    def peers(arguments):
+        return [*all_presets(f"{arguments} --seeds 0,1,2", "kmeans,slic,felzenszwalb,ours"),
+                f"{arguments} --seeds 0,1,2 --methods dfc,fsf,scf"]
     taken_apart = "bsd500 --split train --subset 20 --methods ours"
     return {
         "bsd500-val": peers("bsd500 --split val"),
         "voc2012-val": peers("voc2012 --split val"),
         "voc2012-hungarian": ["voc2012 --split val --protocol 'per-image Hungarian' --methods felzenszwalb,ours"],
-        "bsd500-train": [line for arguments in ("", " --T 1") for line in all_presets(f"bsd500 --split train{arguments}", "felzenszwalb,ours")],
-        **{name: [f"{taken_apart}{f' --preset {preset}' * (preset != 'clusters')} {more}" for more in lines] for name, (preset, lines) in ABLATIONS.items()},
-        "on-the-way": ["bsd500 --split train --subset 10 --methods dfc,fsf,scf --T 160 --tol 0 --at 1,2,5,10,20,40,80,160"],
+        "bsd500-train": [line for arguments in ("", " --T 1")
+                         for line in all_presets(f"bsd500 --split train{arguments}", "felzenszwalb,ours")],
+        **{name: [f"{taken_apart}{f' --preset {preset}' * (preset != 'clusters')} {more}" for more in lines]
+           for name, (preset, lines) in ABLATIONS.items()},
+        "on-the-way": ["bsd500 --split train --subset 10 --methods dfc,fsf,scf --T 160 --tol 0 --at "
+                       "1,2,5,10,20,40,80,160"],
         "presets": [f"bsd500 --split val --images {TWENTY} --methods ours --seeds {seeds}{more}"
                     for seeds, more in (("0,1,2", ""), ("0,1,2", " --variant scf"), ("0", " --preset segments"))],
         "paper": [f"bsd500 --split val --images {PHOTOS} --preset paper --methods fsf,scf --T 100 --at 5,10,20,40,100"],
     }
 
 
-GRIDS = { # name of a file: (method of the benchmark, two constants tried together, the third: what it is meanwhile, and what is tried after)
-    "felzenszwalb-train": ("felzenszwalb", dict(scale=(150, 200, 250, 300, 400), sigma=(0.4, 0.5, 0.6, 0.7, 0.8)), ("min_size", 20, (1, 5, 10, 40, 80))),
-    "slic-train": ("slic", dict(n_segments=(400, 800, 1600, 3200), threshold=(10, 15, 25)), ("compactness", 10, (3, 30))),
+# name of a file: (method of the benchmark, two constants tried together, the third: what it is meanwhile, and what is
+# tried after)
+GRIDS = {
+    "felzenszwalb-train": (
+        "felzenszwalb",
+        dict(scale=(150, 200, 250, 300, 400), sigma=(0.4, 0.5, 0.6, 0.7, 0.8)),
+        ("min_size", 20, (1, 5, 10, 40, 80)),
+    ),
+    "slic-train": (
+        "slic",
+        dict(n_segments=(400, 800, 1600, 3200), threshold=(10, 15, 25)),
+        ("compactness", 10, (3, 30)),
+    ),
 }
 
 
 def grid(name):
-    """Scores a peer on every second train photo, a row for each setting: each pair of the first two constants, then each value of the third with
-    the best pair, then the pair's neighbours with the best third."""
+    """Scores a peer on every second train photo, a row for each setting: each pair of the first two constants, then
+    each value of the third with the best pair, then the pair's neighbours with the best third."""
     from dynaseg.benchmark import METHODS
     from dynaseg.datasets import BSD500
     from dynaseg.metrics import BestOverlap
@@ -88,7 +108,8 @@ def grid(name):
         def measure(*values):
             if values not in means:
                 score = BestOverlap()
-                for photo in photos: score.update(METHODS[method](photo.image, **dict(zip(names, values))), photo.ground_truths)
+                for photo in photos:
+                    score.update(METHODS[method](photo.image, **dict(zip(names, values))), photo.ground_truths)
                 means[values] = score.compute()["mean"]
                 table.writerow([*values, len(photos), *(f"{v:.5f}" for v in score.compute().values())])
                 f.flush()
@@ -102,7 +123,8 @@ def grid(name):
 def commands():
     "Name of each file to the commands that make it, as a person would type them."
     evaluate = "dynaseg evaluate {} --root $DYNASEG_DATA --out nbs/results/{}.csv"
-    return {"speed": ["python -m dynaseg.speed nbs/results/speed.csv"], **{name: [f"python tools/benchmarks.py {name}"] for name in GRIDS},
+    return {"speed": ["python -m dynaseg.speed nbs/results/speed.csv"],
+            **{name: [f"python tools/benchmarks.py {name}"] for name in GRIDS},
             **{name: [evaluate.format(arguments, name) for arguments in lines] for name, lines in steps().items()}}
 
 
@@ -113,18 +135,21 @@ def machine():
 
 
 def log(name, command, seconds, fresh=False):
-    "Adds the time to the command's line in commands.csv, or makes the line; for a fresh file, without the commands that made an earlier one."
+    """Adds the time to the command's line in commands.csv, or makes the line; for a fresh file, without the commands
+    that made an earlier one."""
     import torch
     file = RESULTS / "commands.csv"
     lines = {(r["file"], r["command"]): r for r in csv.DictReader(file.open())} if file.exists() else {}
     if fresh: lines = {key: line for key, line in lines.items() if key[0] != name}
     before = float(lines.get((name, command), {"seconds": 0})["seconds"])
-    lines[name, command] = dict(zip(LOG, (name, command, round(before + seconds), machine(), torch.get_num_threads(), torch.__version__)))
+    lines[name, command] = dict(zip(LOG, (name, command, round(before + seconds), machine(), torch.get_num_threads(),
+                                          torch.__version__)))
     order = {key: i for i, key in enumerate((n, c) for n, cs in commands().items() for c in cs)}
     with file.open("w", newline="") as f:
         table = csv.DictWriter(f, LOG, lineterminator="\n")
         table.writeheader()
-        table.writerows(lines[key] for key in sorted(lines, key=lambda key: order.get(key, len(order))) if (RESULTS / f"{key[0]}.csv").exists())
+        table.writerows(lines[key] for key in sorted(lines, key=lambda key: order.get(key, len(order)))
+                        if (RESULTS / f"{key[0]}.csv").exists())
 
 
 def run(name, command):
@@ -132,11 +157,14 @@ def run(name, command):
     file = RESULTS / f"{name}.csv"
     size, start = file.stat().st_size if file.exists() else 0, time.perf_counter()
     print(f"\n$ {command}", flush=True)
-    if name in GRIDS: grid(name); code = 0
+    if name in GRIDS:
+        grid(name)
+        code = 0
     else:
         program, *words = [os.path.expandvars(word) for word in shlex.split(command)]
         if program == "python" and file.exists(): return True
-        code = subprocess.run([sys.executable, *(["-m", "dynaseg.cli"] if program == "dynaseg" else []), *words], cwd=ROOT).returncode
+        code = subprocess.run([sys.executable, *(["-m", "dynaseg.cli"] if program == "dynaseg" else []), *words],
+                              cwd=ROOT).returncode
     if code == 130: raise KeyboardInterrupt
     if file.exists() and file.stat().st_size > size: log(name, command, time.perf_counter() - start, fresh=size == 0)
     return code == 0
@@ -148,7 +176,8 @@ def main():
     parser.add_argument("steps", nargs="*", metavar="STEP", help=", ".join(known))
     parser.add_argument("--list", action="store_true", help="run nothing")
     args = parser.parse_args()
-    if wrong := [step for step in args.steps if step not in known]: parser.error(f"no step {wrong[0]!r}; expected some of {', '.join(known)}")
+    if wrong := [step for step in args.steps if step not in known]:
+        parser.error(f"no step {wrong[0]!r}; expected some of {', '.join(known)}")
     chosen = {name: lines for name, lines in known.items() if name in (args.steps or known)}
     if args.list:
         log = list(csv.DictReader((RESULTS / "commands.csv").open())) if (RESULTS / "commands.csv").exists() else []
@@ -156,7 +185,8 @@ def main():
             took = sum(float(line["seconds"]) for line in log if line["file"] == name)
             print(f"{name}: {f'took {took / 60:.0f} minutes' if took else 'not made yet'}", *lines, "", sep="\n")
         return
-    if "DYNASEG_DATA" not in os.environ: parser.error("DYNASEG_DATA is not set; expected a folder that holds BSDS500 and VOCdevkit")
+    if "DYNASEG_DATA" not in os.environ:
+        parser.error("DYNASEG_DATA is not set; expected a folder that holds BSDS500 and VOCdevkit")
     RESULTS.mkdir(parents=True, exist_ok=True)
     failed = [(name, command) for name, lines in chosen.items() for command in lines if not run(name, command)]
     for name, command in failed: print(f"not whole: {name} ({command})", file=sys.stderr)

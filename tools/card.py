@@ -1,4 +1,7 @@
-"""Draw the picture that a link to the site shows elsewhere: `python tools/card.py` writes nbs/images/card.png from a run."""
+"""Draw the picture that a link to the site shows elsewhere:
+
+`python tools/card.py` writes nbs/images/card.png from a run."""
+
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +37,8 @@ def card():
     found = Image.fromarray((means[seg.labels] * 255).astype(np.uint8))
     labels = Image.fromarray(label_picture(seg.labels))
     image = Image.new("RGB", SIZE, PAPER)
-    for i, picture in enumerate((Image.fromarray(photo), labels, found)): image.paste(cover(picture, (392, 400)), (6 + i * 398, 6))
+    for i, picture in enumerate((Image.fromarray(photo), labels, found)):
+        image.paste(cover(picture, (392, 400)), (6 + i * 398, 6))
     draw = ImageDraw.Draw(image)
     draw.text((48, 442), "dynaseg", INK, font(84))
     draw.text((52, 556), "The segments of one photo: no labels, no training set.", INK, font(34))

@@ -1,6 +1,7 @@
 """Give every notebook the cell that installs the package in Colab and nowhere else: `python tools/colab.py [--check]`.
 
-The cell is the first code cell, hidden on the site. It installs what the notebook was written with: the repository's main branch.
+The cell is the first code cell, hidden on the site. It installs what the notebook was written with: the repository's
+main branch.
 """
 import argparse
 import configparser
@@ -22,7 +23,8 @@ def source():
 
 def notebooks():
     "Every notebook of nbs/."
-    return [p for p in sorted(NBS.rglob("*.ipynb")) if not any(part.startswith((".", "_")) for part in p.relative_to(NBS).parts)]
+    return [p for p in sorted(NBS.rglob("*.ipynb"))
+            if not any(part.startswith((".", "_")) for part in p.relative_to(NBS).parts)]
 
 
 def first_code(nb):
@@ -41,7 +43,8 @@ def add(path):
     nb = json.loads(path.read_text(encoding="utf-8"))
     if has_cell(nb): return False
     nb["cells"] = [c for c in nb["cells"] if c.get("id") != "colab"]
-    nb["cells"].insert(first_code(nb), {"cell_type": "code", "execution_count": None, "id": "colab", "metadata": {}, "outputs": [],
+    nb["cells"].insert(first_code(nb), {"cell_type": "code", "execution_count": None, "id": "colab", "metadata": {},
+                                        "outputs": [],
                                         "source": source().splitlines(keepends=True)})
     path.write_text(json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
     return True
@@ -49,7 +52,8 @@ def add(path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 and name the notebooks that lack the cell")
+    parser.add_argument("--check", action="store_true",
+                        help="change nothing; exit 1 and name the notebooks that lack the cell")
     if parser.parse_args().check:
         lacking = [p for p in notebooks() if not has_cell(json.loads(p.read_text(encoding="utf-8")))]
         for path in lacking: print(f"{path.relative_to(ROOT)} lacks the Colab cell: python tools/colab.py")

@@ -1,11 +1,12 @@
 """Measure the extractors of the tutorial nbs/tutorials/extractors.ipynb on BSD500 photos, for its tables.
 
     DYNASEG_DATA=... python tools/extractors.py              # into nbs/results/extractors.csv
-    DYNASEG_DATA=... python tools/extractors.py --imagenet   # and the ResNets with ImageNet's weights, where they can be downloaded
+    DYNASEG_DATA=... python tools/extractors.py --imagenet   # and the ResNets with ImageNet's weights, where they can
+    be downloaded
 
-Photos and settings are those of the notebook: its cells that only import or define are run. DYNASEG_DATA names a folder that holds BSDS500.
-A run that was stopped goes on where it was. After a change of the method or of a setting, delete the file first; then run the notebook
-(`python tools/run_notebooks.py nbs/tutorials/extractors.ipynb`).
+Photos and settings are those of the notebook: its cells that only import or define are run. DYNASEG_DATA names a folder
+that holds BSDS500. A run that was stopped goes on where it was. After a change of the method or of a setting, delete
+the file first; then run the notebook (`python tools/run_notebooks.py nbs/tutorials/extractors.ipynb`).
 """
 import argparse
 import ast
@@ -30,8 +31,11 @@ def defining(source):
     "Whether a cell only imports and defines: functions, classes, and constants in capitals."
     try: body = ast.parse(source).body
     except SyntaxError: return False # a magic
-    constant = lambda s: isinstance(s, ast.Assign) and all(isinstance(t, ast.Name) and t.id.isupper() for t in s.targets)
-    return not source.startswith("#|") and all(isinstance(s, (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)) or constant(s) for s in body)
+    def constant(s):
+        return isinstance(s, ast.Assign) and all(isinstance(t, ast.Name) and t.id.isupper() for t in s.targets)
+    return not source.startswith("#|") and all(isinstance(s,
+                                                          (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef))
+                                               or constant(s) for s in body)
 
 
 def definitions(path):
@@ -55,7 +59,8 @@ def main():
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--photos", type=int, help="only the first so many")
     args = parser.parse_args()
-    if "DYNASEG_DATA" not in os.environ: sys.exit("DYNASEG_DATA is not set; it should name a folder that holds BSDS500.")
+    if "DYNASEG_DATA" not in os.environ:
+        sys.exit("DYNASEG_DATA is not set; it should name a folder that holds BSDS500.")
 
     torch.set_num_threads(1)
     names = definitions(NOTEBOOK)
@@ -63,8 +68,10 @@ def main():
     except (InputError, FileNotFoundError) as e: sys.exit(str(e)) # better before the work than in each row
     settings = names["EXTRACTORS"] | names["WAYS"] | names["SIZES"] | (names["IMAGENET"] if args.imagenet else {})
     photos = BSD500(os.environ["DYNASEG_DATA"] + "/BSDS500", "val", subset=names["PHOTOS"][:args.photos])
-    rows = evaluate(photos, {name: method(how) for name, how in settings.items()}, [int(s) for s in args.seeds.split(",")], args.out)
-    if failed := [row for row in rows if row["error"]]: sys.exit(f"{len(failed)} failed, the first with {failed[0]['error']}; delete the rows that have an error.")
+    rows = evaluate(photos, {name: method(how) for name, how in settings.items()},
+                    [int(s) for s in args.seeds.split(",")], args.out)
+    if failed := [row for row in rows if row["error"]]:
+        sys.exit(f"{len(failed)} failed, the first with {failed[0]['error']}; delete the rows that have an error.")
 
 
 if __name__ == "__main__":

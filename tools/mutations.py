@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 from mutations import EDITS  # noqa: E402
 
-for name in ("hypothesis.extra.numpy", "matplotlib.pyplot", "skimage.color", "skimage.measure", "skimage.segmentation", "sklearn.cluster", "sklearn.metrics"):
+for name in ("hypothesis.extra.numpy", "matplotlib.pyplot", "skimage.color", "skimage.measure", "skimage.segmentation",
+             "sklearn.cluster", "sklearn.metrics"):
     import_module(name)  # once, for all the processes
 os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
 
@@ -36,12 +37,15 @@ def edited(folder, module, old, new):
     shutil.copytree(ROOT / "dynaseg", folder / "dynaseg", ignore=shutil.ignore_patterns("__pycache__"))
     path = folder / "dynaseg" / f"{module}.py"
     source = path.read_text(encoding="utf-8")
-    if source.count(old) != 1: raise ValueError(f"{module}: {old!r} stands there {source.count(old)} times; expected 1. Edit tests/mutations.py.")
+    if source.count(old) != 1:
+        raise ValueError(f"{module}: {old!r} stands there {source.count(old)} times; expected 1. Edit "
+                         f"tests/mutations.py.")
     path.write_text(source.replace(old, new), encoding="utf-8")
 
 
 def tests_of(module, folder):
-    "What the process does that was split off: pytest's exit code for the tests of a module, with the package of this folder."
+    """What the process does that was split off: pytest's exit code for the tests of a module, with the package of this
+    folder."""
     signal.alarm(LIMIT)
     torch.set_num_threads(1)
     sys.path.insert(0, str(folder))
@@ -49,7 +53,8 @@ def tests_of(module, folder):
     sys.dont_write_bytecode = True
     with open(os.devnull, "w") as quiet:
         for stream in (1, 2): os.dup2(quiet.fileno(), stream)
-    return pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-o", "addopts=", str(ROOT / "tests" / f"test_{module}.py")])
+    return pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-o", "addopts=",
+                        str(ROOT / "tests" / f"test_{module}.py")])
 
 
 def noticed(module, old, new):

@@ -1,4 +1,5 @@
-"""A notebook of nbs/ as a page: nbdev's processing (signatures, tables of parameters, links), and what every page wants besides.
+"""A notebook of nbs/ as a page: nbdev's processing (signatures, tables of parameters, links), and what every page wants
+besides.
 
 Used by `site.py` and `readme.py`.
 """
@@ -36,7 +37,8 @@ def mixed(cell):
 
 
 def split_title(source):
-    "The title cell in two: title, subtitle and `- key: value` lines, which nbdev makes front matter; and the rest, which it would drop."
+    """The title cell in two: title, subtitle and `- key: value` lines, which nbdev makes front matter; and the rest,
+    which it would drop."""
     lines = source.strip().splitlines()
     n = 0
     while n < len(lines) and (not lines[n].strip() or re.match(r"#\s|>|-\s+[\w-]+:\s", lines[n])): n += 1
@@ -56,8 +58,9 @@ def last_sentence(markdown):
 
 
 class Prepare(Processor):
-    """What every page wants and no notebook has to say: the text of the title cell, a Colab badge, the source of exported
-    definitions below their tables, folded code where it is not the point, and a text alternative for every figure."""
+    """What every page wants and no notebook has to say: the text of the title cell, a Colab badge, the source of
+    exported definitions below their tables, folded code where it is not the point, and a text alternative for every
+    figure."""
 
     def begin(self):
         cells = self.nb.cells
@@ -87,8 +90,10 @@ class Prepare(Processor):
             if headings: self.heading = plain(headings[-1])
             self.before = last_sentence(re.sub(r"^#.*$", "", cell.source, flags=re.MULTILINE)) or self.before
         if cell.cell_type != "code": return
-        # nbdev runs every cell with an import in it to find the documented names; one that computes too could need cells that it does not run
-        if not {"export", "exports", "exporti", "exec_doc"} & set(cell.directives_) and mixed(cell): cell.directives_["eval:"] = ["false"]
+        # nbdev runs every cell with an import in it to find the documented names; one that computes too could need
+        # cells that it does not run
+        if not {"export", "exports", "exporti", "exec_doc"} & set(cell.directives_) and mixed(cell):
+            cell.directives_["eval:"] = ["false"]
         if "export" in cell.directives_ and defines(cell): cell.directives_["exports"] = cell.directives_.pop("export")
         options = []
         if "exports" in cell.directives_:
@@ -98,7 +103,8 @@ class Prepare(Processor):
             summary = folded(cell)
             if summary: options += ["code-fold: true", f'code-summary: "{summary}"']
         if "code-fold:" in cell.directives_: options = []
-        figures = any("image/png" in o.get("data", {}) or "image/svg+xml" in o.get("data", {}) for o in cell.get("outputs", []))
+        figures = any("image/png" in o.get("data", {}) or "image/svg+xml" in o.get("data", {})
+                      for o in cell.get("outputs", []))
         if figures and not {"fig-alt:", "fig-cap:"} & set(cell.directives_):
             alt = f"{self.heading}: {self.before}" if self.before else self.heading
             options.append(f"fig-alt: {json.dumps(alt, ensure_ascii=False)}")
@@ -106,7 +112,8 @@ class Prepare(Processor):
 
 
 def folded(cell):
-    "The summary under which a cell is folded, or None: imports, and the drawing of a figure, are not the point of a page."
+    """The summary under which a cell is folded, or None: imports, and the drawing of a figure, are not the point of a
+    page."""
     lines = [line for line in cell.source.splitlines() if line.strip() and not line.startswith("#|")]
     if lines and all(re.match(r"(?:import|from) |\s+[\w, ]+,?\)?$|\)", line) for line in lines): return "Imports"
     drawing = sum(bool(re.search(r"\bplt\.|\bax(?:es)?\b|\bfig\b", line)) for line in lines)
@@ -114,7 +121,8 @@ def folded(cell):
 
 
 class Relink(Processor):
-    "Links into our own site become relative, so that a copy of it works anywhere; widget state, which no page uses, goes."
+    """Links into our own site become relative, so that a copy of it works anywhere; widget state, which no page uses,
+    goes."""
 
     def begin(self):
         cfg = get_config()
@@ -123,17 +131,30 @@ class Relink(Processor):
         self.nb.metadata.pop("widgets", None)
 
     def cell(self, cell):
-        if cell.cell_type == "markdown": cell.source = self.relative(cell.source)
+        if cell.cell_type == "markdown": cell.source = self.relative(flat(cell.source))
         for output in cell.get("outputs", []):
             data = output.get("data", {})
-            if "text/markdown" in data: data["text/markdown"] = self.relative(plain_code("".join(data["text/markdown"])))
+            if "text/markdown" in data:
+                data["text/markdown"] = self.relative(flat(plain_code("".join(data["text/markdown"]))))
 
     def relative(self, text): return text.replace(f"]({self.site}", f"]({self.up or './'}")
 
 
 def plain_code(text):
-    "The Markdown without links in its blocks of code (nbdev links names in the comments of a signature), where they would be read as text."
+    """The Markdown without links in its blocks of code (nbdev links names in the comments of a signature), where they
+    would be read as text."""
     return re.sub(r"(?ms)^```.*?^```", lambda block: re.sub(r"\[(`[^`\n]+`)\]\([^)\s]*\)", r"\1", block[0]), text)
+
+
+def flat(text):
+    """The Markdown without links inside links (nbdev links a name wherever it stands): the inner one goes, its words
+    stay."""
+    inner = r"(?<!!)\[([^\[\]]*)\]\([^()\s]*\)"
+    outer = rf"(?<!!)\[(?!!\[)(?:[^\[\]]|{inner})*\]\([^()\s]*\)"
+    def flattened(match):
+        words, target = match[0][1:].rsplit("](", 1)
+        return "[" + re.sub(inner, r"\1", words) + "](" + target
+    return re.sub(outer, flattened, text)
 
 
 class Pages(FilterDefaults):

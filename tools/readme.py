@@ -1,7 +1,8 @@
 """Write README.md from nbs/index.ipynb: `python tools/readme.py [--check]`.
 
-nbdev processes the notebook as for the site; this writes it as plain Markdown. Pictures that the notebook shows are saved
-under nbs/images/ and linked. `--check` changes nothing: it exits 1 with a diff when README.md is not what the notebook gives.
+nbdev processes the notebook as for the site; this writes it as plain Markdown. Pictures that the notebook shows are
+saved under nbs/images/ and linked. `--check` changes nothing: it exits 1 with a diff when README.md is not what the
+notebook gives.
 """
 import argparse
 import base64
@@ -81,7 +82,8 @@ def readme():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 with a diff where README.md does not match")
+    parser.add_argument("--check", action="store_true",
+                        help="change nothing; exit 1 with a diff where README.md does not match")
     check = parser.parse_args().check
     text, pictures = readme()
     if not check:

@@ -15,22 +15,30 @@ from nbdev.clean import clean_nb
 NBS = Path(__file__).resolve().parent.parent / "nbs"
 
 
-class Client(NotebookClient):
-    async def async_execute_cell(self, cell, cell_index, **kwargs):
-        if re.search(r"^#\|\s*eval:\s*false", cell.source, re.MULTILINE):
-            return cell
-        return await super().async_execute_cell(cell, cell_index, **kwargs)
+SKIPPED = "skip-execution"  # nbclient leaves a cell with this tag as it is
+
+
+def tag(nb, on):
+    "Sets the tag on every cell with `#| eval: false`, or takes it off."
+    for cell in nb.cells:
+        if not re.search(r"^#\|\s*eval:\s*false", cell.source, re.MULTILINE): continue
+        tags = [name for name in cell.metadata.pop("tags", []) if name != SKIPPED]
+        if on: tags.append(SKIPPED)
+        if tags: cell.metadata["tags"] = tags
 
 
 def passing(output):
-    "Whether an output is news while the cell runs and noise afterwards: stderr (progress bars), and widgets without their kernel."
+    """Whether an output is news while the cell runs and noise afterwards: stderr (progress bars), and widgets without
+    their kernel."""
     return output.get("name") == "stderr" or "application/vnd.jupyter.widget-view+json" in output.get("data", {})
 
 
 def run(path):
     "Execute one notebook in its own folder and write it back, cleaned as `nbdev_clean` would."
     nb = nbformat.read(path, as_version=4)
-    Client(nb, timeout=3600, resources={"metadata": {"path": str(path.parent)}}).execute()
+    tag(nb, on=True)
+    NotebookClient(nb, timeout=3600, resources={"metadata": {"path": str(path.parent)}}).execute()
+    tag(nb, on=False)
     for cell in (cell for cell in nb.cells if cell.cell_type == "code"):
         cell.outputs = [output for output in cell.outputs if not passing(output)]
     nb.metadata.pop("widgets", None)

@@ -1,20 +1,18 @@
-"""Build the documentation site into `_docs/`: `python tools/site.py [--engine auto|quarto|smalldocs] [--out DIR] [--serve [PORT]]`.
+"""Build the documentation site into `_docs/`: `python tools/site.py [--engine auto|quarto|smalldocs] [--out DIR]`.
 
-The notebooks are processed (see `pages.py`), and Quarto renders the pages where it is installed, smalldocs elsewhere. Everything
-happens in a temporary folder: only the output folder is written.
+The notebooks are processed (see `pages.py`), and Quarto renders the pages where it is installed, smalldocs elsewhere.
+Everything happens in a temporary folder: only the output folder is written. To look at it: `python -m http.server -d
+_docs`. While a text is being written, `smalldocs preview nbs` or `quarto preview nbs` shows it again after each change,
+without the parts that nbdev adds.
 """
 import argparse
-import functools
 import html
-import http.server
-import os
 import posixpath
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -23,9 +21,11 @@ from execnb.nbio import read_nb, write_nb
 from nbdev.doclinks import _nbpath2html
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+from finish import finish  # noqa: E402
 from pages import NBS, ROOT, process  # noqa: E402
 
 SKIP = re.compile(r"^[._]")
+QUARTO_ONLY = ("image", "image-alt", "respect-user-color-scheme") # keys of _quarto.yml that smalldocs does not know
 
 
 def sources():
@@ -54,13 +54,16 @@ def quarto(folder):
 
 
 def smalldocs(folder):
-    "Rendered by smalldocs, with the page names, the maths and the edit links that Quarto would give; gives the folder of the site."
+    """Rendered by smalldocs, with the page names, the maths and the edit links that Quarto would give; gives the folder
+    of the site."""
     from smalldocs.site import build
 
     renamed = rename(folder)
     built = build(folder, quiet=True)
     for warning in built.warnings:
-        if not any(known in warning for known in ("output-file is not read", "html-math-method is ignored", "grid is ignored")): print(f"warning: {warning}", file=sys.stderr)
+        if not any(known in warning for known in ("output-file is not read", "html-math-method is ignored",
+                                                  "grid is ignored", *QUARTO_ONLY)):
+            print(f"warning: {warning}", file=sys.stderr)
     for page in built.out.rglob("*.html"):
         text = mathml(page.read_text(encoding="utf-8"))
         for old, new in renamed.items():
@@ -70,7 +73,8 @@ def smalldocs(folder):
 
 
 def rename(folder):
-    "Give the notebooks the names that `output-file` gives them in Quarto, and follow in links; the renamed paths, old to new."
+    """Give the notebooks the names that `output-file` gives them in Quarto, and follow in links; the renamed paths, old
+    to new."""
     moved = {}
     for path in sorted(folder.rglob("*.ipynb")):
         new = _nbpath2html(path).with_suffix(".ipynb")
@@ -97,34 +101,17 @@ def rename(folder):
 
 
 def mathml(page):
-    "A page of smalldocs with its maths as MathML, which browsers draw by themselves, and without the scripts that would fetch KaTeX."
+    """A page of smalldocs with its maths as MathML, which browsers draw by themselves, and without the scripts that
+    would fetch KaTeX."""
     from latex2mathml.converter import convert
 
     def formula(match):
         kind, tex = match[1], html.unescape(match[2]).strip()
         tex = re.sub(r"^\\[(\[]|\\[)\]]$", "", tex).strip().replace(r"\arg\max", r"\operatorname{argmax}")
-        made = convert(tex, display="block" if kind == "display" else "inline")
-        # small repairs: primes of full size, space after a function's name, none inside bars
-        made = re.sub(r"<msup>(<mi>\w</mi>)<mi>&#x02032;</mi></msup>", r'<mrow>\1<mo lspace="0" rspace="0">&#x02032;</mo></mrow>', made)
-        made = re.sub(r"(<m[io]>(?:log|exp|argmax|max|min)</m[io]>)(?!<mo|</)", r'\1<mspace width="0.17em"/>', made)
-        made = re.sub(r"<mo ([^>]*)>(&#x0007C;|\|)</mo>", r'<mo lspace="0.06em" rspace="0.06em" \1>|</mo>', made)
-        return made.replace("<mo>argmax</mo>", "<mi>argmax</mi>")
+        return convert(tex, display="block" if kind == "display" else "inline")
 
     page = re.sub(r'<span class="math (inline|display)">(.*?)</span>', formula, page, flags=re.DOTALL)
     return re.sub(r'<link [^>]*katex[^>]*>|<script [^>]*katex[^>]*></script>', "", page)
-
-
-def finish(out):
-    "What the engines leave undone: a keyboard can scroll wide code and equations, and no stylesheet asks another server for a font."
-    for css in out.rglob("*.css"):
-        text = css.read_text(encoding="utf-8")
-        if "fonts.googleapis" in text:
-            css.write_text(re.sub(r"@import\s*(?:url\()?[\"']?https://fonts\.googleapis\.com/[^)\"'\s]*[\"']?\)?;", "", text), encoding="utf-8")
-    for page in out.rglob("*.html"):
-        text = page.read_text(encoding="utf-8")
-        text = re.sub(r"<(pre|table)(?![^>]*tabindex)", r'<\1 tabindex="0"', text)
-        text = re.sub(r'<math(?=[^>]*display="block")(?![^>]*tabindex)', '<math tabindex="0"', text)
-        page.write_text(text, encoding="utf-8")
 
 
 def build(out=ROOT / "_docs", engine="auto"):
@@ -142,58 +129,24 @@ def build(out=ROOT / "_docs", engine="auto"):
     return engine
 
 
-# ------------------------------------------------------------------ preview
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args): pass
-    def end_headers(self):
-        self.send_header("Cache-Control", "no-store")
-        super().end_headers()
-
-
-def server(out, port=0):
-    "A server of the folder `out` on this machine only, already running in a thread of its own."
-    made = http.server.ThreadingHTTPServer(("127.0.0.1", port), functools.partial(Quiet, directory=str(out)))
-    threading.Thread(target=made.serve_forever, daemon=True).start()
-    return made
-
-
-def watch(out, engine, port):
-    "Serve the site and build it again whenever a file of it changes, until Ctrl-C."
-    running = server(out, port)
-    print(f"http://127.0.0.1:{running.server_address[1]}/  (Ctrl-C stops)", flush=True)
-    def stamp(): return {p: p.stat().st_mtime for p in [*sources(), ROOT / "_quarto.yml"]}
-    seen = stamp()
-    try:
-        while True:
-            time.sleep(1)
-            now = stamp()
-            if now == seen: continue
-            seen = now
-            try:
-                build(out, engine)
-                print("built again", flush=True)
-            except Exception as error:  # a half-saved notebook must not end the preview
-                print(f"not built: {error}", flush=True)
-    except KeyboardInterrupt:
-        running.shutdown()
+def replaceable(out):
+    "Whether a folder is new, empty, or a site that was built before."
+    return not out.exists() or not any(out.iterdir()) or (out / "site_libs").is_dir()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--engine", choices=["auto", "quarto", "smalldocs"], default="auto")
     parser.add_argument("--out", type=Path, default=ROOT / "_docs", help="the folder of the site; it is replaced")
-    parser.add_argument("--serve", type=int, nargs="?", const=4200, metavar="PORT", help="serve it too, and build again on change")
     args = parser.parse_args()
     args.out = args.out.resolve()
-    if args.out in (ROOT, *ROOT.parents) or args.out.exists() and any(args.out.iterdir()) and not (args.out / "site_libs").is_dir():
-        parser.error(f"--out {args.out} holds something else than a site; expected a new folder, or a site that was built before.")
+    if args.out in (ROOT, *ROOT.parents) or not replaceable(args.out):
+        parser.error(f"--out {args.out} holds something else than a site; expected a new folder, or a site that was "
+                     "built before.")
     start = time.perf_counter()
     engine = build(args.out, args.engine)
     pages = len(list(args.out.rglob("*.html")))
     print(f"{pages} pages by {engine} in {args.out} ({time.perf_counter() - start:.0f} s)", flush=True)
-    if args.serve is not None: watch(args.out, args.engine, args.serve)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Measure segmentation from strokes: DYNASEG_DATA=... python tools/strokes.py [--seeds 0,1,2] [--every 1]
 
-Strokes are drawn by code from the ground truth of VOC2012's photos, one for each connected region of a class, at random but the same for the
-same seed; and taken from the folder `scribbles`, if there is one. Every method gets the same strokes and is scored by the mean IoU over the
-classes of the photo. Rows go to nbs/results/strokes.csv; what the file has is not done again.
+Strokes are drawn by code from the ground truth of VOC2012's photos, one for each connected region of a class, at random
+but the same for the same seed; and taken from the folder `scribbles`, if there is one. Every method gets the same
+strokes and is scored by the mean IoU over the classes of the photo. Rows go to nbs/results/strokes.csv; what the file
+has is not done again.
 """
 import argparse
 import csv
@@ -80,6 +81,7 @@ def rows_of(image, truth, strokes):
     seg.at(n_segments=2)
     yield "fit", None, fit
     yield "seeded", *timed(lambda: seg.seeded(strokes).labels)
+    yield "in the fit", *timed(lambda: segment(image, scribbles=strokes, only_scribbled=True, progress=False).labels)
     yield "watershed", *timed(by_watershed, image, strokes)
     yield "random walker", *timed(by_random_walker, image, strokes)
 
@@ -88,7 +90,15 @@ def photos(seeds, every):
     "(set, name, seed, image, truth, strokes) of everything to be scored."
     records = VOC2012(Path(os.environ["DYNASEG_DATA"]) / "VOCdevkit")
     for seed in seeds:
-        for record in list(records)[::every]: yield "strokes by code", record.name, seed, record.image, record.ground_truths[0], strokes_of(record.ground_truths[0], seed)
+        for record in list(records)[::every]:
+            yield (
+                "strokes by code",
+                record.name,
+                seed,
+                record.image,
+                record.ground_truths[0],
+                strokes_of(record.ground_truths[0], seed),
+            )
     by_name = {record.name: record for record in records}
     for file in sorted((Path(os.environ["DYNASEG_DATA"]) / "scribbles").glob("*_scribble.png")):
         name = file.stem.removesuffix("_scribble")
