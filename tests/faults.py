@@ -318,7 +318,7 @@ def workers(times=2, seed=0, images=40):
 
 
 def signals(times=9, seed=0, images=20):
-    "SIGTERM, SIGHUP or Ctrl-C at a random moment of a run with two workers: all end, the next run completes it"
+    "SIGTERM, SIGHUP or Ctrl-C at a random moment of a run with two workers: all of its processes end"
     if not Path("/proc/self/stat").exists(): raise CannotTry("no /proc to find the workers in")
     rng, ends = random.Random(seed), []
     with tempfile.TemporaryDirectory() as home:
