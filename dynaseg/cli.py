@@ -601,7 +601,7 @@ def main():
     try: app(prog_name="dynaseg")
     except KeyboardInterrupt: sys.exit(130)
     except OSError as e:
-        if _stdout_works(): raise
+        if e.filename is not None: raise # a stream has no name
         _fail(f"standard output cannot be written to ({e.strerror}). The files of finished images are whole.")
     finally:
         if not _stdout_works(): _fail("standard output cannot be written to. The files of finished images are whole.")

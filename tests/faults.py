@@ -317,6 +317,103 @@ def workers(times=2, seed=0, images=40):
     return times, f"{images} images"
 
 
+def signals(times=9, seed=0, images=20):
+    "SIGTERM, SIGHUP or Ctrl-C at a random moment of a run with two workers: all of its processes end"
+    if not Path("/proc/self/stat").exists(): raise CannotTry("no /proc to find the workers in")
+    rng, ends = random.Random(seed), []
+    with tempfile.TemporaryDirectory() as home:
+        source = album(Path(home) / "in", images, seed)
+        for i in range(times):
+            number = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)[i % 3]
+            code = 128 + number
+            out = Path(home) / f"out{i}"
+            out.mkdir()
+            started = folder_with_workers(source, out)
+            while not files(out) and started.poll() is None: time.sleep(0.01)
+            time.sleep(rng.uniform(0, 0.3))
+            left = children(started.pid)
+            started.send_signal(number)
+            if number == signal.SIGINT and i % 2:
+                time.sleep(rng.uniform(0, 0.1))
+                started.send_signal(number)
+            said = output(started)
+            assert started.returncode in (code, 0) and "Traceback" not in said, (started.returncode, said)
+            all_end(left)
+            assert started.returncode or len(files(out)) == 2 * images
+            ends.append(started.returncode)
+        assert ended(child(source, out)) == 0 and whole(out, undisturbed(source, Path(home)))
+    return times, f"{images} images, 2 workers; {ends.count(0)} had finished before the signal came"
+
+
+def orphans(times=3, seed=0, images=30):
+    "kill -9 for the one process that started two workers: they end too, and do not go on writing"
+    if not Path("/proc/self/stat").exists(): raise CannotTry("no /proc to find the workers in")
+    with tempfile.TemporaryDirectory() as home:
+        source = album(Path(home) / "in", images, seed)
+        for i in range(times):
+            out = Path(home) / f"out{i}"
+            out.mkdir()
+            started = folder_with_workers(source, out)
+            while not files(out) and started.poll() is None: time.sleep(0.01)
+            left = children(started.pid)
+            started.kill()
+            started.communicate()
+            all_end(left)
+        assert ended(child(source, out)) == 0 and whole(out, undisturbed(source, Path(home)))
+    return times, f"{images} images, 2 workers"
+
+
+def folder_with_workers(source, out):
+    "`dynaseg folder --workers 2`, started."
+    args = ["folder", source, out, "--overlays", "--workers", "2", *options(SETTINGS)]
+    def hear_ctrl_c(): signal.signal(signal.SIGINT, signal.default_int_handler)
+    return subprocess.Popen([sys.executable, "-m", "dynaseg.cli", *args], env=ENVIRONMENT, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True, preexec_fn=hear_ctrl_c)
+
+
+def running(pid):
+    "Whether the process runs: it is there, and not merely waiting to be buried."
+    try: return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError: return False
+
+
+def all_end(pids, seconds=10):
+    "Makes sure that none of the processes runs on."
+    limit = time.monotonic() + seconds
+    while any(running(pid) for pid in pids) and time.monotonic() < limit: time.sleep(0.02)
+    assert not any(running(pid) for pid in pids), "a worker goes on"
+
+
+def damage(times=60, seed=0, images=4):
+    "a manifest or a result deleted, cut, swapped or written over: the next run ends with all results as they were"
+    rng = random.Random(seed)
+    def cut(data): return data[: rng.randrange(len(data))]
+    def twice(data): return data + data
+    def crlf(data): return data.replace(b"\n", b"\r\n")
+    def nul(data):
+        at = rng.randrange(len(data))
+        return data[:at] + bytes(rng.randint(1, 40)) + data[at:]
+    def swap():
+        one, two = rng.sample([name for name in files(out) if "labels" in name], 2)
+        shutil.copy(out / one, out / two)
+    def deep(data): return b"[" * 100_000 + b"\n" + data
+    def table(data): return b"path;bytes;sha256\n" + data.replace(b",", b";")
+    with tempfile.TemporaryDirectory() as home:
+        source, out = album(Path(home) / "in", images, seed), Path(home) / "out"
+        reference = undisturbed(source, Path(home))
+        shutil.copytree(reference, out)
+        for i in range(times):
+            manifest, results = out / "manifest.jsonl", sorted(files(out))
+            change = (cut, twice, crlf, nul, deep, table, "delete", "cut", "swap")[i % 9]
+            if callable(change): manifest.write_bytes(change(manifest.read_bytes()))
+            elif change == "delete": (out / rng.choice(results)).unlink()
+            elif change == "cut": os.truncate(out / rng.choice(results), 10)
+            else: swap()
+            batch.segment_folder(source, out, overlays=True, progress=False, **SETTINGS)
+            assert whole(out, reference), change
+    return times, f"{images} images, 9 kinds of damage"
+
+
 def mounted(folder, *options):
     "Mounts a small file system in memory on a folder."
     folder.mkdir(exist_ok=True)
@@ -571,8 +668,9 @@ def memory(times=500, seed=0, leak=0):
     return times, f"{early:.0f} MB after a quarter, {late:.0f} MB at the end"
 
 
-SCENARIOS = (kills, steps, together, workers, torchrun, machines, full_disk, read_only, no_permission, vanishing, fuzz,
-             memory)
-COUNTED = dict(kills="kills", steps="kills", together="pairs of runs", workers="kills", torchrun="kills",
+SCENARIOS = (kills, steps, together, signals, orphans, damage, workers, torchrun, machines, full_disk,
+             read_only, no_permission, vanishing, fuzz, memory)
+COUNTED = dict(kills="kills", steps="kills", together="pairs of runs", signals="signals", orphans="kills",
+               damage="changes", workers="kills", torchrun="kills",
                machines="kills", full_disk="full disks", read_only="output folders",
                no_permission="files and folders", vanishing="images deleted", fuzz="files", memory="images")

@@ -7,6 +7,7 @@ import errno
 import functools
 import json
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -259,6 +260,80 @@ def test_what_is_no_row_is_left_out(out, manifest):
     with open(manifest.own, "ab") as file: file.write(b"\n")  # now the last one is whole
     manifest.refresh()
     assert list(manifest.rows) == ["a.jpg", "e"]
+
+
+DAMAGE = {"deep": b"[" * 100_000, "a list for a path": json.dumps(row(path=["b"])).encode(),
+          "a list begun": b'{"begun": ["b"]}', "a number for an error": json.dumps(row("b", error=5)).encode(),
+          "NUL": b"\0\0\0", "a spreadsheet's": b"path;bytes;sha256"}
+
+
+@pytest.mark.parametrize("line", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_lines_of_any_kind_cost_their_own_row_only(out, manifest, line):
+    (out / "manifest.jsonl").write_bytes(line + b"\r\n" + json.dumps(row("c")).encode() + b"\r\n")
+    assert list(Manifest(out).rows) == ["c"] and not Manifest(out).begun
+
+
+def test_a_row_without_outputs_is_not_done(out, manifest):
+    manifest.add(row())
+    assert not manifest.done("a.jpg", "1", "2")
+
+
+@locks
+def test_a_run_with_other_settings_is_refused_while_one_is_at_work(photos, out, quick, elsewhere):
+    "Otherwise each would replace what the other has done, without a word."
+    (out / ".dynaseg").mkdir(parents=True)
+    process, pipe = elsewhere("say(c.enter('other settings')); hear()", out / ".dynaseg" / "lock")
+    assert pipe.recv() is True
+    with pytest.raises(InputError, match="Another run is at work on .* with other settings"):
+        segment_folder(photos, out, "1.png", force=True, **quick)
+    assert tree(out) == [".dynaseg/lock"]
+    process.kill()
+    process.join()
+    assert counts(segment_folder(photos, out, "1.png", **quick)) == (1, 0, 0)
+
+
+@posix
+def test_a_pipe_that_is_called_a_photo_is_left_out_and_named(photos, out, quick):
+    os.mkfifo(photos / "pipe.jpg")
+    (photos / "folder.jpg").mkdir()
+    (photos / "lost.jpg").symlink_to("nowhere")
+    assert find_images(photos, out) == NAMES and find_others(photos, out)[0] == ["lost.jpg", "pipe.jpg"]
+
+
+def test_a_number_of_workers_that_the_machine_cannot_bear(monkeypatch):
+    monkeypatch.setattr(batch, "_cores", lambda: 2)
+    assert batch._useful(3, "ab") == 2 and batch._useful(8, "abcdefghijkl") == 8
+    with pytest.warns(UserWarning, match="workers=100: this machine has 2 cores .* 8 workers run"):
+        assert batch._useful(100, range(300)) == 8
+
+
+def deaf(pipe):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    pipe.send("deaf")
+    time.sleep(100)
+
+
+@posix
+def test_a_worker_that_does_not_end_when_asked_to_is_killed():
+    here, there = faults.FORKS.Pipe()
+    process = faults.child(there, target=deaf)
+    assert here.recv() == "deaf"
+    process.terminate()
+    batch._end(process, seconds=0.1)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def test_many_failures_are_counted_as_they_come(monkeypatch):
+    "Not all outcomes anew for each: that would take minutes for some ten thousand."
+    class Bar:
+        total = n = 0
+        def set_postfix(self, failed, refresh): self.failed = failed
+        def update(self, n): self.n += n
+    monkeypatch.setattr(batch, "_count", None)
+    bar, outcomes = Bar(), {}
+    tell = batch._counting(outcomes, bar)
+    for name in "abca": tell(name, "failed")
+    assert bar.failed == 3 and len(outcomes) == 3
 
 
 def test_what_counts_as_done(out, manifest):

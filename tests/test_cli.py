@@ -385,6 +385,52 @@ def test_two_images_of_one_stem_get_folders_by_their_whole_names(cli, folder, ph
                                       for n in (name, *(f"{name}/{file}" for file in FILES)))
 
 
+@posix
+@pytest.mark.parametrize("redirect, code", [(">&-", 0), ("2>&-", 0), (">/dev/full", 1)])
+def test_streams_that_are_closed_or_full(folder, redirect, code):
+    line = f"{sys.executable} -m dynaseg.cli segment photo.png {' '.join(SMALL)} {redirect}"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=300)
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+    if code: assert "standard output cannot be written to" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert (folder / "segments" / "photo" / "labels.png").exists()
+
+
+@posix
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_signals_end_it_as_ctrl_c_does(cli, folder, monkeypatch, name):
+    number = getattr(signal, name)
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        monkeypatch.setattr("dynaseg.segmenter.segment", lambda *_, **__: os.kill(os.getpid(), number) or time.sleep(5))
+        assert cli("segment", "photo.png", *SMALL)[0] == 128 + number
+    finally: signal.signal(number, before)
+    assert not list(folder.rglob(".dynaseg-*"))
+
+
+def test_usage_mistakes_are_a_json_document_when_asked_for(cli, folder):
+    code, out, err = cli("segment", "photo.png", "--json", "--q", "1")
+    assert code == 2 and "--q" in json.loads(out)["error"] and "--q" in err
+
+
+def test_the_place_is_tried_before_the_work(cli, folder, monkeypatch):
+    def full(*_, **__): raise PermissionError(13, "Permission denied", "/a/temporary/name")
+    monkeypatch.setattr("dynaseg.cli.tempfile.TemporaryDirectory", full)
+    monkeypatch.setattr("dynaseg.segmenter.segment", None)
+    code, _, err = cli("segment", "photo.png", "-o", "there", *SMALL)
+    assert code == 1 and "Permission denied" in err and "--out" in err and "temporary" not in err
+
+
+def test_whatever_an_image_makes_a_library_raise_the_others_are_done(cli, folder, photo, monkeypatch):
+    Image.fromarray(photo).save("bad.png")
+    real = segment
+    def odd(image, **settings):
+        if "bad" in str(image): raise AttributeError("odd")
+        return real(image, **settings)
+    monkeypatch.setattr("dynaseg.segmenter.segment", odd)
+    code, out, _ = cli("segment", "bad.png", "photo.png", "--json", *SMALL)
+    assert code == 1 and [json.loads(line)["error"] for line in out.splitlines()] == ["AttributeError: odd", None]
+
+
 def test_images_of_one_name_have_folders_of_their_own(cli, folder, photo):
     (folder / "below").mkdir()
     Image.fromarray(photo).save("below/photo.png")

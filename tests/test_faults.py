@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = dict(kills=dict(times=6, images=6), steps=dict(times=8, images=2), together=dict(times=1),
+             signals=dict(times=2, images=8), orphans=dict(times=1, images=8), damage=dict(times=9),
              workers=dict(times=1, images=20),
              torchrun=dict(times=1, images=20), machines=dict(times=1, images=20), full_disk={}, read_only={},
              no_permission={},

@@ -551,6 +551,36 @@ def test_same_seed_same_labels_in_one_process_and_in_two(photo, quick, python, d
     assert [float(v) for v in there[2:]] == here.history["loss"].tolist()
 
 
+THREADS = """
+import hashlib, sys
+import numpy as np, torch
+from dynaseg import segment
+from dynaseg.fit import fixed_threads
+x = np.random.default_rng(0).random((170, 250, 3))
+print(torch.get_num_threads())
+for features in ("cnn", "resnet18-stem"):
+    seg = segment(x, p=16, q=16, T=3, max_pixels=0, min_labels=2, features=features, weights=None, progress=False,
+                  device="cpu")
+    print(hashlib.sha256(seg.labels.tobytes()).hexdigest(), *seg.history["loss"].tolist())
+"""
+
+
+def test_the_number_of_threads_does_not_matter(python):
+    one, two = (python(THREADS, OMP_NUM_THREADS=n, OMP_WAIT_POLICY="PASSIVE").splitlines() for n in "12")
+    assert (one[0], two[0]) == ("1", "2") and one[1:] == two[1:]
+
+
+def test_a_table_of_pixels_is_no_image(photo, quick):
+    with pytest.raises(InputError, match=r"X has the shape \(720, 3\); expected one image .*reshape"):
+        DynaSeg(**quick).fit_predict(photo.reshape(-1, 3))
+    assert DynaSeg(**quick).fit_predict(photo[:, :3, :1]).shape == (24, 3)
+
+
+def test_without_standard_error_there_is_no_bar(photo, quick, monkeypatch):
+    monkeypatch.setattr("sys.stderr", None)
+    assert segment(photo, **quick | dict(progress=True)).labels.shape == photo.shape[:2]
+
+
 def test_the_form_of_the_picture_does_not_matter(photo, quick, tmp_path):
     expected = segment(photo, **quick).labels
     Image.fromarray(photo).save(tmp_path / "photo.png")
