@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'SEEDLESS', 'SIZE', 'VARIANTS', 'COLUMNS', 'kmeans', 'slic_merged', 'felzenszwalb', 'protocol_of',
            'measures_of', 'scored', 'rows_of', 'read_rows', 'by_method', 'score', 'evaluate', 'table',
-           'paired_difference', 'report']
+           'paired_difference', 'beside', 'report']
 
 # %% ../nbs/21_benchmark.ipynb #7f544ccf
 import csv
@@ -364,22 +364,33 @@ def paired_difference(
     return float(everything), *map(float, np.percentile(drawn, (2.5, 97.5)))
 
 # %% ../nbs/21_benchmark.ipynb #0b5db829
+def beside(
+    rows: list[dict], # of one data set
+    against: str, # the method that the others are compared with
+) -> tuple[list[dict], dict[tuple[str, str], list[dict]]]:
+    """The rows of that method, and by method and settings those of all others that saw the same images.
+
+    Raises `InputError` if it is not there."""
+    groups = by_method(rows)
+    base = next((key for key in groups if key[0] == against or key[0].startswith(f"{against} (")), None)
+    if base is None:
+        raise InputError(f"against={against!r}; expected one of {', '.join(dict.fromkeys(m for m, _ in groups))}.")
+    seen = {row["image"] for row in groups[base]}
+    others = {key: mine for key, mine in groups.items() if key != base and {row["image"] for row in mine} == seen}
+    return groups[base], others
+
 def report(
     rows: list[dict], # from `read_rows`, of one data set
     against: str = "felzenszwalb", # the method that the others are compared with
 ) -> str: # Markdown
     """The table, and under it each method's difference from `against` with its interval, where both saw the same
     images. Raises `InputError`."""
-    groups = by_method(rows)
-    base = next((key for key in groups if key[0] == against or key[0].startswith(f"{against} (")), None)
-    if base is None:
-        raise InputError(f"against={against!r}; expected one of {', '.join(dict.fromkeys(m for m, _ in groups))}.")
-    lines = [f"| difference from {base[0]} | settings | "
+    base, others = beside(rows, against)
+    lines = [f"| difference from {base[0]['method']} | settings | "
              f"{'mean' if _measures(rows) == list(GROUPS) else _measures(rows)[0]} | 95 % interval |",
              "|---|---|---|---|"]
-    for (method, settings), mine in groups.items():
-        if (method, settings) == base or {r["image"] for r in mine} != {r["image"] for r in groups[base]}: continue
-        difference, low, high = paired_difference(groups[base], mine)
+    for (method, settings), mine in others.items():
+        difference, low, high = paired_difference(base, mine)
         lines.append(f"| {method} | {settings} | {difference:+.3f} | {low:+.3f} to {high:+.3f} |")
     return table(rows) + "\n\n" + "\n".join(lines)
 

@@ -181,7 +181,9 @@ class Hierarchy:
     "The merge tree of a photo with what a network has learnt about it: segments and clusters of any number."
     def __init__(self,
         image: np.ndarray, # (H, W, C) float32 in [0, 1]
-        soft: np.ndarray, # (h, w, q') float32, softmax of the network's last reading, its labels in use only
+        # (h, w, q') float32, softmax of the network's last reading, its labels in use only; None: segments alone, by
+        # their colours and borders
+        soft: np.ndarray | None,
         valid: np.ndarray | None = None, # (H, W) bool, the pixels with data; None: all
     ):
         self.image, self.soft, self.valid = image, soft, valid

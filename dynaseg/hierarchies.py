@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FELZENSZWALB_SIZE', 'TREE_LEVELS', 'FAMILIES', 'MEASURES', 'COLUMNS', 'merge_tree', 'tree_alone',
-           'felzenszwalb_scales', 'slic_thresholds', 'quickshift_distances', 'normalised_cuts', 'Family',
+           'felzenszwalb_scales', 'slic_thresholds', 'quickshift_distances', 'normalised_cuts', 'Family', 'Measures',
            'rows_of_photo', 'evaluate_levels', 'level_scores', 'level_table', 'level_differences', 'level_report']
 
 # %% ../nbs/22_hierarchies.ipynb #56b8c082
@@ -18,14 +18,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .benchmark import by_method, felzenszwalb, read_rows
+from .benchmark import beside, by_method, felzenszwalb, read_rows
 from .datasets import Dataset
-from .granularity import SPECK, enlarged
+from .granularity import Hierarchy
 from .images import InputError
 from .labels import writing
 from .metrics import (BOUNDARY_MEASURES, REGION_MEASURES, boundary_scores, boundary_sums, level_rows, level_sums,
                              region_scores, region_sums)
-from .outlines import basins, cut, merge_order, perceived, region_graph, shrunk
 from .segmenter import segment
 from .words import document
 
@@ -47,11 +46,8 @@ def tree_alone(
     seed: int = 0, # has no effect
 ) -> list[np.ndarray]: # (H, W) int64, one for each level
     "The same tree from colours and borders alone: what is left of DynaSeg without its network."
-    colours = perceived(shrunk(image))
-    patches = basins(colours)
-    tree = merge_order(region_graph(patches, colours))
-    least = SPECK * patches.size
-    return [enlarged(cut(tree, level, min_size=least)[patches], image.shape[:2]) for level in levels]
+    hierarchy = Hierarchy(image, soft=None)
+    return [hierarchy.at_pixels(hierarchy.segments(level=level)) for level in levels]
 
 # %% ../nbs/22_hierarchies.ipynb #037de014
 FELZENSZWALB_SIZE = 300 # pixels of its smallest segment: the best covering of 5, 20, 100, 300 on 20 train photos
@@ -130,7 +126,14 @@ FAMILIES = {
 }
 
 # %% ../nbs/22_hierarchies.ipynb #2667fb61
-MEASURES = {"region": (region_sums, REGION_MEASURES), "boundary": (boundary_sums, BOUNDARY_MEASURES)}
+class Measures(NamedTuple):
+    "A kind of measures."
+    sums: Callable # of label maps and truths: what a photo adds at each level
+    columns: tuple[str, ...] # names of what is added up
+    scores: Callable # of sums and counts, (photos, levels, columns): the numbers to report
+
+MEASURES = {"region": Measures(region_sums, REGION_MEASURES, region_scores),
+            "boundary": Measures(boundary_sums, BOUNDARY_MEASURES, boundary_scores)}
 COLUMNS = ("method", "settings", "image", "seed", "seconds", "error", "level", "n_labels")
 
 def rows_of_photo(
@@ -155,8 +158,9 @@ def rows_of_photo(
              "n_labels": len(np.unique(labels))}
             for level, labels in zip(family.levels, maps)]
     for measure in measures:
-        sums_of, columns = MEASURES[measure]
-        for row, more in zip(rows, level_rows(*sums_of(maps, truths), family.levels, columns)): row |= _rounded(more)
+        kind = MEASURES[measure]
+        added = level_rows(*kind.sums(maps, truths), family.levels, kind.columns)
+        for row, more in zip(rows, added): row |= _rounded(more)
     return rows
 
 def _rounded(row): return {name: round(value, 6) if isinstance(value, float) else value for name, value in row.items()}
@@ -223,6 +227,7 @@ def evaluate_levels(
             f.flush()
     return read_rows(file)
 
+# %% ../nbs/22_hierarchies.ipynb #7eaec40b
 def _chosen(methods):
     "Name to hierarchy. Raises `InputError`."
     if isinstance(methods, dict): return methods
@@ -235,7 +240,7 @@ def _columns(measures):
     "Names of the columns with sums and counts. Raises `InputError`."
     if not measures or any(name not in MEASURES for name in measures):
         raise InputError(f"measures={', '.join(measures) or None!r}; expected {' or '.join(MEASURES)}, or both.")
-    return [f"{column}_{what}" for name in measures for column in MEASURES[name][1] for what in ("sum", "count")]
+    return [f"{column}_{what}" for name in measures for column in MEASURES[name].columns for what in ("sum", "count")]
 
 # %% ../nbs/22_hierarchies.ipynb #c4083320
 def level_scores(
@@ -243,10 +248,12 @@ def level_scores(
 ) -> dict[str, float]:
     "ODS and OIS of each measure that the rows hold, Best for covering and AP for boundaries. Raises `InputError`."
     scores = {}
-    for name, score in (("region", region_scores), ("boundary", boundary_scores)):
-        columns = MEASURES[name][1]
-        if f"{columns[0]}_sum" in rows[0]: scores |= score(*level_sums(rows, columns))
+    for kind in _kinds(rows): scores |= kind.scores(*level_sums(rows, kind.columns))
     return scores
+
+def _kinds(rows):
+    "The kinds of measures that rows hold."
+    return [kind for kind in MEASURES.values() if f"{kind.columns[0]}_sum" in rows[0]]
 
 def _seeds(rows):
     "The rows of each seed."
@@ -294,8 +301,7 @@ def _tables(rows, images):
     "The (score, sums, counts) of each kind of measure, photos in the order of `images`."
     place = {image: i for i, image in enumerate(images)}
     rows = sorted(rows, key=lambda row: place[row["image"]])
-    kinds = [(score, MEASURES[name][1]) for name, score in (("region", region_scores), ("boundary", boundary_scores))]
-    return [(score, *level_sums(rows, columns)) for score, columns in kinds if f"{columns[0]}_sum" in rows[0]]
+    return [(kind.scores, *level_sums(rows, kind.columns)) for kind in _kinds(rows)]
 
 def _difference(tables, photos):
     "The scores of the second method less those of the first, over the chosen photos."
@@ -312,16 +318,10 @@ def level_report(
 ) -> str: # Markdown
     """The table, and under it each method's differences from `against` with their intervals, where both saw the same
     photos. Raises `InputError`."""
-    groups = by_method(rows)
-    base = next((key for key in groups if key[0] == against), None)
-    if base is None:
-        raise InputError(f"against={against!r}; expected one of "
-                         f"{', '.join(dict.fromkeys(method for method, _ in groups))}.")
+    base, others = beside(rows, against)
     lines = []
-    for (method, settings), mine in groups.items():
-        if (method, settings) == base or {row["image"] for row in mine} != {row["image"] for row in groups[base]}:
-            continue
-        found = level_differences(groups[base], mine)
+    for (method, settings), mine in others.items():
+        found = level_differences(base, mine)
         lines.append([method, settings, *(f"{d:+.3f} ({low:+.3f} to {high:+.3f})" for d, low, high in found.values())])
     if not lines: return level_table(rows)
     head = [f"difference from {against}", "settings", *found]
