@@ -546,6 +546,7 @@ def evaluate_command(
     print(lines)
     if any(row["error"] for row in rows): raise typer.Exit(1)
 
+# %% ../nbs/23_cli.ipynb #5b50c0ba
 def _evaluate_levels(records, methods, wanted, out, measures, protocol, settings):
     "Rows and table of hierarchies. Raises `InputError`."
     from dynaseg.hierarchies import FAMILIES, evaluate_levels, level_table

@@ -582,7 +582,7 @@ def _shrunk_scene(source, step, window):
     high = max(s.high for s in spans)
     return means, valid, spans[0]._replace(low=low, high=high, whole=all(s.whole for s in spans))
 
-
+# %% ../nbs/12_export.ipynb #e37f6261
 def _square_means(numbers, use, step):
     """The means (h, w, C) of the pixels in use over squares, and which squares have any; those at the border may be
     smaller."""

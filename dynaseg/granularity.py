@@ -337,6 +337,7 @@ class Hierarchy:
         if self.valid is not None: patches = np.where(self.valid, patches, -1)
         return contour_map(self.tree, patches, doubled)
 
+# %% ../nbs/09_granularity.ipynb #7699d71b
 def _like_a_large_one(parts, sizes, features):
     """The part of each patch; where there are more than can be joined (many small islands), each of the smaller ones
     goes to the large one most like it."""

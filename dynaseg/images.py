@@ -747,7 +747,7 @@ def _fresh(source):
     "The path, or the bytes read from their start and by nobody else."
     return source if isinstance(source, Path) else io.BytesIO(source.getvalue())
 
-
+# %% ../nbs/00_images.ipynb #9408249e
 def _plain_tiff(tif, source, name):
     "Each picture in the file is a page; small copies and masks are not."
     pictures = [ifd for ifd in tif.pages if not ifd.subfiletype & 5]

@@ -353,6 +353,7 @@ def _bridges(edges, n):
     first = np.unique(island, return_index=True)[1].astype(np.int64)
     return np.stack([first[:-1], first[1:]], 1)
 
+# %% ../nbs/08_outlines.ipynb #d52f2eca
 TYPICAL = 0.9 # share of the merges that stay below level 1
 
 def _cheapest(ends, cost, share, n):

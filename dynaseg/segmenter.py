@@ -403,6 +403,7 @@ def _read_npz(path):
         raise InputError(f"{str(path)!r} is no segmentation ({type(e).__name__}: {e}). Expected an .npz file that "
                          f"Segmentation.save wrote.") from e
 
+# %% ../nbs/13_segmenter.ipynb #01e5cee6
 def _write_png(seg, path, nodata=None): write_png(seg.labels, path, nodata)
 
 def _write_tiff(seg, path, nodata=None): write_tiff(seg.labels, path, seg.meta, nodata)
@@ -642,6 +643,7 @@ def check_settings(
     device = _device(settings["device"], settings["autocast"])
     return Checked(settings | {"device": str(device)}, w, device)
 
+# %% ../nbs/13_segmenter.ipynb #383e6f60
 def _check_scribbled(settings, answers):
     "Raises `InputError` for questions that do not go with scribbles."
     if answers:
@@ -758,6 +760,7 @@ def _floor(pixels, settings):
 
 K_MAX = signature(silhouette_phase).parameters["k_max"].default
 
+# %% ../nbs/13_segmenter.ipynb #858f36d9
 def steps_of(
     ready: Prepared, # a photo, from `prepare`
 ) -> Iterator[Step]:
@@ -896,6 +899,7 @@ def finish(
                         seconds=time.perf_counter() - ready.start, hierarchy=hierarchy, valid=ready.valid,
                         meta=dict(ready.meta))
 
+# %% ../nbs/13_segmenter.ipynb #bd55f4e4
 def _scribbled(hierarchy, scribbles, only, valid):
     """The labels of a fit with strokes, as keywords of a `Segmentation`: their numbers, then further clusters by
     falling area."""

@@ -77,6 +77,7 @@ def _of_class(node, comments):
         line = field.end_lineno
     return fields
 
+# %% ../nbs/words.ipynb #3095a260
 def _source(node): return "" if node is None else ast.unparse(node)
 
 def _text(token): return token.string.lstrip("# ").strip()
