@@ -27,37 +27,38 @@ def read_scribbles(
     size: tuple[int, int], # (H, W) of the photo, pixels
     unmarked: int = 0, # the number of pixels without a stroke; in a file these are transparent
     valid: np.ndarray | None = None, # (H, W) bool, the pixels with data: strokes elsewhere do not count; None: all
+    name: str = "scribbles", # what they are called in messages
 ) -> Scribbles:
     """The strokes, checked.
 
     Raises `InputError` for strokes that cannot be used, `FileNotFoundError` for a path that leads nowhere."""
     if isinstance(scribbles, (str, os.PathLike)):
-        scribbles = _colours_of(scribbles)
+        scribbles = _colours_of(scribbles, name)
         unmarked = 0
     scribbles = np.asarray(scribbles)
     if scribbles.dtype.kind not in "biu":
-        raise InputError(f"scribbles are {scribbles.dtype}; expected whole numbers, {unmarked} where nothing is "
+        raise InputError(f"{name} are {scribbles.dtype}; expected whole numbers, {unmarked} where nothing is "
                          f"marked.")
     if scribbles.shape != tuple(size):
-        raise InputError(f"scribbles have the shape {scribbles.shape}; expected {tuple(size)}, as the photo.")
+        raise InputError(f"{name} have the shape {scribbles.shape}; expected {tuple(size)}, as the photo.")
     if valid is not None: scribbles = np.where(valid, scribbles, unmarked)
     names = np.unique(scribbles[scribbles != unmarked]).astype(np.int64)
     if not len(names):
-        raise InputError(f"No pixel is marked: all scribbles are {unmarked}, the number for unmarked pixels. Mark "
+        raise InputError(f"No pixel is marked: all {name} are {unmarked}, the number for unmarked pixels. Mark "
                          f"some.")
     marks = np.where(scribbles == unmarked, 0, np.searchsorted(names, scribbles) + 1)
     return Scribbles(marks.astype(np.int64), names)
 
-def _colours_of(path):
+def _colours_of(path, name):
     "(H, W) int64: the opaque colours of a picture, numbered from 1; 0 where it is transparent."
     from PIL import Image, UnidentifiedImageError
     try:
         with Image.open(path) as file:
             if not file.has_transparency_data:
-                raise InputError(f"scribbles={str(path)!r} has no transparent background. Save strokes alone, as PNG.")
+                raise InputError(f"{name}={str(path)!r} has no transparent background. Save strokes alone, as PNG.")
             pixels = np.asarray(file.convert("RGBA")).astype(np.int64)
     except UnidentifiedImageError as e:
-        raise InputError(f"scribbles={str(path)!r} is no image file. Expected a PNG file.") from e
+        raise InputError(f"{name}={str(path)!r} is no image file. Expected a PNG file.") from e
     colours = pixels[..., 0] * 2**16 + pixels[..., 1] * 2**8 + pixels[..., 2]
     opaque = pixels[..., 3] >= HALF_OPAQUE
     return np.where(opaque, np.searchsorted(np.unique(colours[opaque]), colours) + 1, 0)

@@ -194,22 +194,15 @@ class Segmentation:
         return replace(self, **_ordered(self.hierarchy.at_pixels(of_patch), of_patch, self.valid))
 
     def seeded(self,
-        strokes: np.ndarray, # (H, W) integers: a number for each stroke's colour
+        # (H, W) integers, a number for each stroke's colour; or an image file with transparent background
+        strokes: str | os.PathLike | np.ndarray,
         unmarked: int = 0, # the number of pixels without a stroke
     ) -> "Segmentation":
         """A segmentation that respects strokes: its labels are their numbers, and each marked pixel keeps its own.
 
         Raises `InputError`."""
-        strokes = np.asarray(strokes)
-        if strokes.shape != self.labels.shape or strokes.dtype.kind not in "biu":
-            raise InputError(f"strokes are {strokes.dtype} of shape {strokes.shape}; expected whole numbers of shape "
-                             f"{self.labels.shape}, as the photo.")
-        if self.valid is not None: strokes = np.where(self.valid, strokes, unmarked)
-        names = np.unique(strokes[strokes != unmarked])
-        if not len(names):
-            raise InputError(f"No pixel is marked: all strokes are {unmarked}, the number for unmarked pixels.")
-        colours = np.where(strokes == unmarked, 0, np.searchsorted(names, strokes) + 1)
-        labels = names[self.hierarchy.seeded(colours) - 1].astype(np.int64)
+        found = read_scribbles(strokes, self.labels.shape, unmarked, self.valid, name="strokes")
+        labels = found.names[self.hierarchy.seeded(found.marks) - 1]
         if self.valid is not None: labels[~self.valid] = -1
         return replace(self, labels=labels, of_patch=None,
                        settings=self.settings | {"n_segments": None, "n_clusters": None, "level": None})

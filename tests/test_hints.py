@@ -127,3 +127,18 @@ def test_strokes_belong_to_one_photo(photo, strokes, tmp_path):
     with pytest.raises(InputError, match="one photo"): list(segment_many([photo], scribbles=strokes))
     Image.fromarray((photo * 255).astype(np.uint8)).save(tmp_path / "photo.png")
     with pytest.raises(InputError, match="one photo"): segment_folder(tmp_path, tmp_path / "out", scribbles=strokes)
+
+
+def test_the_seeded_cut_reads_strokes_in_the_same_way(photo, strokes, tmp_path):
+    "An array or a file; green comes before red in the order of colours. Messages name the parameter of the method."
+    seg = segment(photo, T=2, progress=False)
+    one, other = np.unique(strokes[strokes > 0])[:2]
+    picture = np.zeros((*strokes.shape, 4), np.uint8)
+    picture[strokes == one] = (0, 255, 0, 255)
+    picture[strokes == other] = (255, 0, 0, 255)
+    Image.fromarray(picture).save(tmp_path / "strokes.png")
+    numbers = np.select([strokes == one, strokes == other], [1, 2])
+    np.testing.assert_array_equal(seg.seeded(tmp_path / "strokes.png").labels, seg.seeded(numbers).labels)
+    with pytest.raises(InputError, match="strokes have the shape"): seg.seeded(strokes[1:])
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(InputError, match="strokes='.*text.png' is no image file"): seg.seeded(tmp_path / "text.png")
