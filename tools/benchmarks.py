@@ -62,6 +62,10 @@ def steps():
     return {
         "bsd500-val": peers("bsd500 --split val"),
         "voc2012-val": peers("voc2012 --split val"),
+        "bsd500-val-levels": ["bsd500 --split val --measures region --methods 'ours,no network' --seeds 0,1,2"],
+        "bsd500-train-levels": ["bsd500 --split train --measures region --methods 'ours,no network'"],
+        "bsd500-val-levels-peers": ["bsd500 --split val --measures region --methods "
+                                    "'felzenszwalb,slic,quickshift,normalised cuts'"],
         "voc2012-hungarian": ["voc2012 --split val --protocol 'per-image Hungarian' --methods felzenszwalb,ours"],
         "bsd500-train": [line for arguments in ("", " --T 1")
                          for line in all_presets(f"bsd500 --split train{arguments}", "felzenszwalb,ours")],
