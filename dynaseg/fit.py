@@ -58,21 +58,23 @@ def precision(
     return torch.autocast(device.type, torch.bfloat16, enabled=autocast) if known else nullcontext()
 
 # %% ../nbs/06_fit.ipynb #981ef20d
-_SHARED = {20_000: 1, 100_000: 2} # up to so many pixels: so many threads
-_MANY = 8 # threads for larger images
+_LIGHT = 2e9 # multiplications in one pass over an image, weights times pixels; the default has 0.5e9
+_THREADS = 8 # where there are more
 
 @contextmanager
 def fixed_threads(
-    x: torch.Tensor, # (..., h, w) the image
+    x: torch.Tensor, # (B, C, h, w) the images
+    net: torch.nn.Module, # for all of them
 ):
-    """While it holds, PyTorch computes with as many threads as suit the image's size, in this thread of the program and
-    on the CPU."""
+    """While it holds, PyTorch computes on one thread if a pass of the network is light work, on eight if it is not.
+
+    That concerns this thread of the program and the CPU."""
     if x.device.type != "cpu":
         yield
         return
     torch.get_num_threads() # makes PyTorch set its own number for this thread, if it has not yet
-    pixels = x.shape[-2] * x.shape[-1]
-    n = next((n for most, n in _SHARED.items() if pixels <= most), _MANY)
+    weights = sum(weight.numel() for weight in net.parameters()) / len(x)
+    n = 1 if weights * x.shape[-2] * x.shape[-1] <= _LIGHT else _THREADS
     with _pools().limit(limits=n, user_api="openmp"): yield
 
 @cache
@@ -101,11 +103,11 @@ def fit(
     (Guermazi, Ksantini and Khan, DynaSeg, 2024: its method.)"""
     velocities = [torch.zeros_like(weight) for weight in net.parameters()]
     for t in range(T + 1):
-        with fixed_threads(x): step, r, gradient = _read(net, x, weighting, floor, autocast, valid, hint)
+        with fixed_threads(x, net): step, r, gradient = _read(net, x, weighting, floor, autocast, valid, hint)
         yield step
         if step.n_labels <= floor or t == T: return
         net.zero_grad()
-        with fixed_threads(x): r.backward(gradient[None])
+        with fixed_threads(x, net): r.backward(gradient[None])
         sgd_step(net.parameters(), velocities, lr, momentum, weight_decay)
 
 def _read(net, x, weighting, floor, autocast, valid, hint):

@@ -122,19 +122,19 @@ def fit_many(
     calm, ended = torch.zeros_like(floors), torch.zeros_like(floors)
     last = -1
     for t in range(T + 1):
-        with fixed_threads(x): r = _responses(net, x, autocast)
+        with fixed_threads(x, net): r = _responses(net, x, autocast)
         response = r.detach()
         labels = response.max(1).indices
         n_labels = floors.new_zeros(len(x), q).scatter_(1, labels.flatten(1), 1).sum(1)
         w = weights[n_labels.maximum(floors).clamp(min=1)]
-        with fixed_threads(x): sim, con, gradient = loss_gradient(response, labels, w[:, None, None, None])
+        with fixed_threads(x, net): sim, con, gradient = loss_gradient(response, labels, w[:, None, None, None])
         changed = (labels != last).flatten(1).float().mean(1)
         calm = torch.where(changed < tol, calm + 1, 0)
         ended = _why_ended(ended, n_labels, floors, calm, patience)
         yield ManySteps(response, labels, n_labels, sim, con, sim + w * con, ended)
         if t == T: return
         net.zero_grad()
-        with fixed_threads(x): r.backward(gradient)
+        with fixed_threads(x, net): r.backward(gradient)
         _update(net, velocities, ended, lr=lr, momentum=momentum, weight_decay=weight_decay)
         last = labels
 

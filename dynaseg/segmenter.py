@@ -743,7 +743,7 @@ def _clustered(on, image, valid, net, x, seen):
     """What the silhouette phase clusters: the image, or the feature map before the fit, (h, w, p); of pixels with data
     alone, (n, p)."""
     if on == "image": return image if valid is None else image[valid]
-    with torch.no_grad(), over_valid(net, seen), fixed_threads(x): maps = net.features(x)[0].permute(1, 2, 0)
+    with torch.no_grad(), over_valid(net, seen), fixed_threads(x, net): maps = net.features(x)[0].permute(1, 2, 0)
     return (maps if seen is None else maps[seen]).cpu().numpy()
 
 def _floor(pixels, settings):

@@ -555,11 +555,10 @@ THREADS = """
 import hashlib, sys
 import numpy as np, torch
 from dynaseg import segment
-from dynaseg.fit import fixed_threads
-x = np.random.default_rng(0).random((170, 250, 3))
+x = np.random.default_rng(0).random((100, 120, 3))
 print(torch.get_num_threads())
-for features in ("cnn", "resnet18-stem"):
-    seg = segment(x, p=16, q=16, T=3, max_pixels=0, min_labels=2, features=features, weights=None, progress=False,
+for features, q in (("cnn", 16), ("cnn", 100), ("resnet18-stem", 16)):  # of light and of heavy work
+    seg = segment(x, p=q, q=q, M=3, T=3, max_pixels=0, min_labels=2, features=features, weights=None, progress=False,
                   device="cpu")
     print(hashlib.sha256(seg.labels.tobytes()).hexdigest(), *seg.history["loss"].tolist())
 """
