@@ -444,6 +444,9 @@ def folder_command(
     suffix: Annotated[str, typer.Option(help="Of the label maps: .png, .tif or .npz.")] = ".png",
     overlays: Annotated[bool, typer.Option("--overlays", help="Also write pictures to look at.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    batch: Annotated[Optional[int],
+                     typer.Option(min=1, help="Photos fitted at once. [default: 1 on the CPU, up to 16 on a "
+                                              "GPU]")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace results that were made with other settings.")] = False,
     allow_pixels: Annotated[Optional[int],
                             typer.Option(min=1, help="Accept images of up to this many pixels (Pillow's safety limit "
@@ -456,7 +459,8 @@ def folder_command(
     command)."""
     from dynaseg.batch import in_words, segment_folder
     from dynaseg.images import InputError
-    try: summary = segment_folder(source, out, glob, suffix, overlays, workers, allow_pixels, force=force, **settings)
+    try: summary = segment_folder(source, out, glob, suffix, overlays, workers, allow_pixels, force=force, batch=batch,
+                                  **settings)
     except (InputError, OSError) as e:
         if getattr(e, "errno", None) is None:
             _usage(as_options(str(e))) # said by dynaseg before it began; the system's errors have numbers
