@@ -162,7 +162,7 @@ IN_WORDS = ("page", "nodata") # numbers or words, which `_from_words` reads
 KINDS = {"whole": int, "number": float, "YES_NO": bool}
 NOT_OPTIONS = ("image", "callback", "pages") # --page all stands for pages="all"
 # settings that belong to one photo, not to a folder or a data set
-ONE_PHOTO = ("scribbles", "unmarked", "only_scribbled")
+ONE_PHOTO = ("scribbles", "unmarked", "only_scribbled", "guide", "guide_weight", "unguided", "guide_matching")
 
 def _setting_words():
     "The parameters of `segment` that can be options, with their words."
@@ -193,7 +193,9 @@ PLAIN = { "or None (random)": "or none (random)", "a number, or None": "a number
                                               "a warning", "; False: there": "; none: there",
          ", or one a band;": ", or one a band with commas between;", "image file or array (H, W)": "image file",
          ", or a function from q' to w": "", ", or a network or function of your own": "", "; None: ": "; left out: ",
-         '"': ""}
+         "(H, W) whole numbers, a label picture (file), or a function from the image (H, W, C) to such an array":
+         "a label picture (file)",
+         "(H, W) whole numbers, or an image file": "an image file", '"': ""}
 
 def _plain_words(text):
     "Words of the command line instead of Python's."
