@@ -19,7 +19,8 @@ from .words import document
 
 # %% ../nbs/07b_guide.ipynb #gd000008
 def read_guide(
-    guide, # (H, W) integers, the path of a label picture (.png, .tif, .npy ...), or a function from the image to such an array
+    # (H, W) integers, the path of a label picture (.png, .tif, .npy ...), or a function from the image to such an array
+    guide,
     image: np.ndarray, # (H, W, C) float32 in [0, 1], the photo
     unguided: int = -1, # the number of pixels without guidance
     valid: np.ndarray | None = None, # (H, W) bool, the pixels with data: others have no guidance; None: all
@@ -52,7 +53,8 @@ def _made(guide, image):
 def _as_array(labels):
     if isinstance(labels, torch.Tensor): labels = labels.detach().cpu()
     try: return np.asarray(labels)
-    except (ValueError, TypeError) as e: raise InputError(f"The guide is no array ({e}). Expected whole numbers.") from e
+    except (ValueError, TypeError) as e:
+        raise InputError(f"The guide is no array ({e}). Expected whole numbers.") from e
 
 def _not_whole(labels, unguided):
     "Why labels of this kind cannot be used."

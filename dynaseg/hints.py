@@ -77,7 +77,8 @@ def marks_at(
     place = (i * h // marks.shape[0]) * w + j * w // marks.shape[1]
     K = int(marks.max(initial=0))
     pairs, counts = np.unique(place * (K + 1) + marks[i, j], return_counts=True)
-    rising = pairs[np.lexsort((-pairs, counts))] # of a place the largest count comes last, of equal counts the first class
+    # of the pairs of a place the one with the largest count comes last; of equal counts, the first class
+    rising = pairs[np.lexsort((-pairs, counts))]
     result = np.zeros(h * w, np.int64)
     result[rising // (K + 1)] = rising % (K + 1)
     return result.reshape(h, w)

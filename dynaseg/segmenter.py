@@ -669,7 +669,7 @@ def _check_guided(settings, given):
                          f"take preset='paper'.")
     for name in ("guide_weight", "unguided", "guide_matching"):
         if given.get(name, SETTINGS[name]) != SETTINGS[name]:
-            warnings.warn(f"{name}={given[name]!r} has no effect without a guide.", stacklevel=5)
+            warn(f"{name}={given[name]!r} has no effect without a guide.")
 
 def _check_answer(settings):
     "Raises `InputError` for two questions at once."
