@@ -55,9 +55,10 @@ def flipped(truth, share, rng):
 
 
 def missing(truth, share, rng):
-    "So many of the segments say nothing."
+    "So many of the segments say nothing; one is left at least."
     names = rng.permutation(np.unique(truth))
-    return np.where(np.isin(truth, names[:round(share * len(names))]), -1, truth)
+    mute = names[:min(round(share * len(names)), len(names) - 1)]
+    return np.where(np.isin(truth, mute), -1, truth)
 
 
 DAMAGE = [("as drawn", "", None), ("joined", 0.5, joined), ("shifted", 4, shifted), ("shifted", 16, shifted),
