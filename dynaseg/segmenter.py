@@ -30,7 +30,7 @@ from sklearn.base import BaseEstimator, ClusterMixin
 
 from .export import (Table, coco, geojson, pieces, polygons, svg, table, write_ome, write_png, write_table,
                             write_tiff)
-from .extractors import Extractor
+from .extractors import Extractor, known_to
 from .fit import Step, fit, fixed_threads, kept_memory, precision, settled
 from .granularity import Hierarchy
 from .hints import Scribbles, marks_at, read_scribbles, scribble_hint
@@ -38,7 +38,7 @@ from .images import (InputError, check_reading, filled, pages as all_pages, read
                             valid_at, warn, working_size)
 from .labels import as_rgb, by_area, overlay, writing
 from .network import labels_at, over_valid
-from .outlines import MergeTree, means, resized
+from .outlines import MergeTree, means, resized, shrunk
 from .pretrained import check_features, response_net
 from .silhouette import silhouette_phase
 from .weighting import DEFAULT_MU, weighting
@@ -879,7 +879,7 @@ def finish(
     if ready.scribbles is not None:
         used = torch.cat([used, torch.arange(len(ready.scribbles.names), device=used.device)]).unique()
     response = filled(fitted.response[used], ready.seen)
-    hierarchy = Hierarchy(ready.image, _kept_softmax(response, ready.image), ready.valid)
+    hierarchy = Hierarchy(ready.image, _kept_softmax(response, ready.image), ready.valid, _known(ready))
     pixel_by_pixel = (not settings["cluster_level"]
                       and all(settings[name] is None for name in ("n_segments", "n_clusters", "level")))
     if ready.scribbles is not None:
@@ -890,6 +890,13 @@ def finish(
                         history=fitted.history, settings=dict(settings),
                         seconds=time.perf_counter() - ready.start, hierarchy=hierarchy, valid=ready.valid,
                         meta=dict(ready.meta))
+
+def _known(ready):
+    "What an extractor that keeps its weights knows of the photo, at the size of the patches."
+    if ready.checked.settings["features"] == "cnn": return None
+    small = shrunk(ready.image, valid=ready.valid)
+    x = to_tensor(small, small.shape[:2], ready.x.device)
+    return known_to(ready.net, filled(x, valid_at(ready.valid, small.shape[:2], ready.x.device)))
 
 # %% ../nbs/13_segmenter.ipynb #bd55f4e4
 def _scribbled(hierarchy, scribbles, only, valid):
