@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .images import InputError
+from .images import InputError, MissingFileError
 from .words import document
 
 # %% ../nbs/07_hints.ipynb #cfa0121d
@@ -57,7 +57,9 @@ def _colours_of(path, name):
             if not file.has_transparency_data:
                 raise InputError(f"{name}={str(path)!r} has no transparent background. Save strokes alone, as PNG.")
             pixels = np.asarray(file.convert("RGBA")).astype(np.int64)
-    except UnidentifiedImageError as e:
+    except FileNotFoundError as e:
+        raise MissingFileError(f"There is no file {str(path)!r}. Check {name}.") from e
+    except (UnidentifiedImageError, IsADirectoryError) as e:
         raise InputError(f"{name}={str(path)!r} is no image file. Expected a PNG file.") from e
     colours = pixels[..., 0] * 2**16 + pixels[..., 1] * 2**8 + pixels[..., 2]
     opaque = pixels[..., 3] >= HALF_OPAQUE
