@@ -183,10 +183,8 @@ def _kind(p):
     return KINDS.get(re.match(r"\w*", p.type)[0], float if p.type.startswith("float") else str)
 
 def _value(p):
-    "What to write behind the option of a setting: a word for it, or the words that it may be."
-    if p.name in VALUES: return VALUES[p.name]
-    if p.type.startswith("one_of"): return "|".join(node.value for node in ast.parse(p.type).body[0].value.args)
-    return {int: "N", float: "NUMBER", str: "TEXT", bool: None}[_kind(p)]
+    "What to write behind the option of a setting. Help knows the words that some may be, and says these."
+    return VALUES.get(p.name) or {int: "N", float: "NUMBER", str: "NAME", bool: None}[_kind(p)]
 
 def _option_name(name): return f"--{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
 
@@ -334,7 +332,7 @@ class _Command(TyperCommand):
 
     def format_options(self, ctx, formatter):
         groups = {p.name: p.group for p in _setting_words()}
-        words = _words_of_rules() if any(param.name in groups for param in self.params) else {}
+        words = _words_of_rules(self.params) if any(param.name in groups for param in self.params) else {}
         sections = {"Arguments": []}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
@@ -359,9 +357,13 @@ def _with_facts(text, more):
     text = re.sub(FACT, "", text)
     return f"{text} [{facts}]" if facts else text
 
-def _words_of_rules():
-    "The range of each setting and its defaults by preset, in words of the command line."
+def _words_of_rules(params):
+    """The range of each setting and its defaults by preset, in words of the command line.
+
+    A setting that may be one of a few words shows these in the place of its value."""
     from dynaseg.segmenter import PRESET_WORDS, RULES
+    for param in params:
+        if param.name in RULES and RULES[param.name].choices: param.metavar = "|".join(RULES[param.name].choices)
     facts = {name: [_range(rule)] for name, rule in RULES.items() if rule.kind in (int, float)}
     for name, words in PRESET_WORDS.items():
         plain = words.strip("[]").replace("True", "yes").replace("False", "no")
@@ -415,8 +417,8 @@ def segment_command(
                                              "kept in any case.")] = False,
     formats: Annotated[str, typer.Option("--format", metavar="FORMAT,...",
                                          help="Files to write of the segments, with commas between: png, tif and "
-                                              "ome.tif are label pictures, csv and parquet a table of regions, geojson, json "
-                                              "(COCO) and svg outlines, npz everything.")] = "png",
+                                              "ome.tif are label pictures, csv and parquet a table of regions, "
+                                              "geojson, json (COCO) and svg outlines, npz everything.")] = "png",
     nodata_label: Annotated[Optional[int],
                             typer.Option(min=0, metavar="N",
                                          help="The number in label pictures for pixels without data; 0: ids count from "

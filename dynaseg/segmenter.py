@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClusterMixin
 
-from .export import (Table, coco, geojson, pieces, polygons, svg, table, write_ome, write_png, write_table,
+from .export import (Table, coco, geojson, polygons, svg, table, write_ome, write_png, write_table,
                             write_tiff)
 from .extractors import Extractor
 from .fit import Step, fit, fixed_threads, kept_memory, precision, settled
@@ -37,7 +37,7 @@ from .granularity import Hierarchy
 from .hints import Scribbles, marks_at, read_scribbles, scribble_hint
 from .images import (InputError, check_reading, filled, pages as all_pages, read_image, standardise, to_tensor,
                             valid_at, working_size)
-from .labels import as_rgb, by_area, overlay, writing
+from .labels import as_rgb, by_area, overlay, regions, writing
 from .network import labels_at, over_valid
 from .outlines import MergeTree, means, resized
 from .pretrained import check_features, response_net
@@ -143,7 +143,7 @@ class Segmentation:
     def regions(self) -> np.ndarray:
         """(H, W) int64: connected components of the labels, with ids from 0 by falling area; pixels that are out stay
         -1."""
-        return pieces(self.labels)
+        return regions(self.labels, out=-1)
 
     def at(self,
         *,
@@ -196,14 +196,14 @@ class Segmentation:
         return replace(self, **_ordered(self.hierarchy.at_pixels(of_patch), of_patch, self.valid))
 
     def seeded(self,
-        # (H, W) integers, a number for each stroke's colour; or an image file with transparent background
-        strokes: str | os.PathLike | np.ndarray,
-        unmarked: int = 0, # the number of pixels without a stroke
+        # (H, W) integers, a number for each class; or an image file with transparent background, a colour for each
+        scribbles: str | os.PathLike | np.ndarray,
+        unmarked: int = 0, # the number where nothing is drawn, in an array of scribbles
     ) -> "Segmentation":
-        """A segmentation that respects strokes: its labels are their numbers, and each marked pixel keeps its own.
+        """A segmentation that respects scribbles: its labels are their numbers, and each marked pixel keeps its own.
 
         Raises `InputError`."""
-        found = read_scribbles(strokes, self.labels.shape, unmarked, self.valid, name="strokes")
+        found = read_scribbles(scribbles, self.labels.shape, unmarked, self.valid)
         labels = found.names[self.hierarchy.seeded(found.marks) - 1]
         if self.valid is not None: labels[~self.valid] = -1
         return replace(self, labels=labels, of_patch=None,
@@ -742,7 +742,7 @@ class Prepared(NamedTuple):
     valid: np.ndarray | None = None # (H, W) bool, the pixels with data; None: all
     meta: dict = {} # what the source says of itself
     seen: torch.Tensor | None = None # (h, w) bool, the pixels with data at the working size; None: all
-    scribbles: Scribbles | None = None # strokes on the photo
+    scribbles: Scribbles | None = None # scribbles on the photo
 
     @property
     def stop_at(self) -> int:
@@ -772,7 +772,7 @@ def prepare(
     return Prepared(image, x, net, floor, checked, start, valid, meta or {}, seen, scribbles)
 
 def _scribbles(settings, size, valid):
-    "The strokes of the settings, checked; pixels without data have none. Raises `InputError`."
+    "The scribbles of the settings, checked; pixels without data have none. Raises `InputError`."
     if settings["scribbles"] is None: return None
     found = read_scribbles(settings["scribbles"], size, settings["unmarked"], valid)
     classes = len(found.names)
@@ -938,7 +938,7 @@ def finish(
 
 # %% ../nbs/13_segmenter.ipynb #bd55f4e4
 def _scribbled(hierarchy, scribbles, only, valid):
-    """The labels of a fit with strokes, as keywords of a `Segmentation`: their numbers, then further clusters by
+    """The labels of a fit with scribbles, as keywords of a `Segmentation`: their numbers, then further clusters by
     falling area."""
     if only: labels = hierarchy.seeded(scribbles.marks) - 1
     else: labels = _voted(hierarchy, scribbles)
@@ -952,7 +952,7 @@ def _voted(hierarchy, scribbles):
     return np.where(scribbles.marks > 0, scribbles.marks - 1, labels)
 
 def _named(labels, names):
-    "The numbers of the strokes for outputs 0 to K - 1, numbers above the largest of them for the others."
+    "The numbers of the scribbles for outputs 0 to K - 1, numbers above the largest of them for the others."
     K = len(names)
     others = labels >= K
     result = names[np.minimum(labels, K - 1)]
@@ -1019,7 +1019,8 @@ def _by_preset(name):
         values = {preset: ", ".join(f"{variant} {mu:g}" for variant, mu in MU[preset].items()) for preset in MU}
     else: values = {preset: _in_words(of_preset[name]) for preset, of_preset in PRESETS.items()}
     usual = values[SETTINGS["preset"]]
-    others = [f"{preset}: {value}" for preset, value in values.items() if value != usual]
+    named = {value: ", ".join(preset for preset in values if values[preset] == value) for value in values.values()}
+    others = [f"{presets}: {value}" for value, presets in named.items() if value != usual]
     return f"[default: {'; '.join([usual, *others])}]"
 
 def _in_words(value): return "not used" if value is None else str(value)
