@@ -217,7 +217,9 @@ def _plain_words(text):
 IN_PYTHON = {r"\bpages='all'": "--page all", r"\bnodata=False": "--nodata none",
              r"or False \(there is none\)": "or none (there is none)",
              r"\bvalue_range=\(([^,()]+), ([^,()]+)\)": r"--value-range \1 \2",
-             r"\b(suffix|split)=(?=\S)": r"--\1 ", r"\bonly_scribbled=True": "--only-scribbled",
+             r"two numbers \(low, high\) with low < high, such as \(0, 4095\)":
+             "two numbers, the lower one first, such as 0 4095",
+             r"\b(suffix|split|against)=(?=\S)": r"--\1 ", r"\bonly_scribbled=True": "--only-scribbled",
              # what only a program can do
              r", or a function from q' to the weight": "",
              r", or a function or an instance of nn\.Module that .* explains\)": "",
@@ -691,7 +693,8 @@ def report_command(
     from dynaseg.hierarchies import level_report
     try:
         rows = read_rows(*results)
-        if rows and "level" in rows[0]: print(level_report(rows, against or "no network"))
+        if not rows: _usage(f"{', '.join(map(str, results))}: no results in it; expected files that evaluate wrote.")
+        if "level" in rows[0]: print(level_report(rows, against or "no network"))
         else: print(report(rows, against or "felzenszwalb"))
     except (ValueError, OSError) as e: _usage(as_options(in_words(e))) # Parquet's errors are of the first kind
 

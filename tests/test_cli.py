@@ -218,6 +218,53 @@ def test_min_labels_in_words(cli, folder, words, value):
     assert json.loads(out)["floor"] == segment("photo.png", M=1, p=6, q=6, T=2, device="cpu", min_labels=value).floor
 
 
+KEPT = """
+--preset segments
+--preset segments --n-segments 3
+--preset paper --T 2 --min-labels none
+--n-clusters 3 --min-size 20
+--level 0.3 --min-labels 2
+--n-segments 4 --max-pixels 0 --seed 7
+--value-range 0 200 --nodata none
+--nodata 0
+--nodata 3,4,5 --mask mask.png
+--page 2 --axes ZYXC
+--page all
+--variant fixed --mu 3 --on features --no-standardised --padding zeros
+--cluster-level 0 --tol 0
+--scribbles drawn.png --only-scribbled
+--scribbles drawn.png
+--features resnet18-stem --weights none --no-freeze --max-pixels 2000
+"""
+
+
+@pytest.mark.parametrize("line", KEPT.split("\n")[1:-1])
+def test_the_settings_of_a_result_repeat_it(cli, folder, photo, line):
+    Image.fromarray(np.full(photo.shape[:2], 255, np.uint8)).save("mask.png")
+    drawn = np.zeros((*photo.shape[:2], 4), np.uint8)
+    drawn[2:5, 2:8] = 255, 0, 0, 255
+    drawn[15:20, 20:25] = 0, 255, 0, 255
+    Image.fromarray(drawn).save("drawn.png")
+    source = "photo.png"
+    if "--page" in line:
+        source = "stack.tif"
+        tifffile.imwrite(source, np.stack([photo, photo[::-1]]), photometric="rgb")
+    place = "photo" if source == "photo.png" else "stack" + ("/page-2" if "all" in line else "")
+    assert cli("segment", source, "--out", "one", *SMALL, *line.split())[0] == 0
+    made = folder / "one" / place
+    assert cli("segment", source, "--out", "two", "--settings", made / "settings.json", "--device", "cpu")[0] == 0
+    again = folder / "two" / place.partition("/")[0]
+    assert (again / "labels.png").read_bytes() == (made / "labels.png").read_bytes()
+    assert json.loads((again / "settings.json").read_text()) == json.loads((made / "settings.json").read_text())
+
+
+def test_an_option_replaces_the_question_of_a_file_of_settings(cli, folder):
+    assert cli("segment", "photo.png", "--out", "one", *SMALL, "--preset", "segments")[0] == 0
+    kept = folder / "one" / "photo" / "settings.json"
+    code, out, _ = cli("segment", "photo.png", "--out", "two", "--settings", kept, "--n-clusters", "2", "--json")
+    assert (code, json.loads(out)["kind"], json.loads(out)["n_labels"]) == (0, "clusters", 2)
+
+
 def test_help(cli):
     code, out, err = cli("segment", "--help")
     assert code == 0
@@ -540,7 +587,7 @@ def test_a_wrong_command_with_json_gets_one_document(cli, mistakes, line):
     (["sgment", "x"], "Did you mean 'segment'? See dynaseg --help."),
     (["segment", "photo.png", "--n-segments=many"], "--n-segments 'many'; expected a whole number."),
     (["segment", "photo.png", "--value-range", "1", "x"], "--value-range '1 x'; expected a number."),
-    (["folder", ".", "out", "--workers", "0"], "--workers '0'; expected a whole number of at least 1. See dynaseg folder"),
+    (["folder", ".", "out", "--workers", "0"], "--workers '0'; expected a whole number of at least 1. See dynaseg f"),
     (["segment", "photo.png", "--n-segments", "3", "--level", "1"], "--n-segments 3 and --level 1.0"),
     (["segment", "photo.png", "--out", "photo.png"], "'photo.png': nothing can be written there (Not a directory)"),
     (["segment", "photo.png", "--scribbles", "nowhere.png"], "There is no file 'nowhere.png'"),
