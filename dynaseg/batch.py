@@ -15,7 +15,6 @@ import os
 import signal
 import sys
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,7 +34,7 @@ from PIL import Image
 
 from . import __version__
 from .datasets import IMAGE_SUFFIXES, Photos
-from .images import InputError, Picture, read_image
+from .images import InputError, Picture, read_image, warn
 from .labels import overlay, writing
 from .segmenter import PRESETS, SETTINGS, Segmentation, check_settings, reading_of, segment
 
@@ -578,8 +577,8 @@ class _Run:
         "Warns that another process has to finish first, which may have been stopped."
         rank, _ = _world()
         if rank > 0: return
-        warnings.warn(f"{name}: another process is at work on it; this run waits. If that process was stopped (kill "
-                      "-STOP, Ctrl-Z), let it go on or end it.", stacklevel=2)
+        warn(f"{name}: another process is at work on it; this run waits. If that process was stopped (kill "
+             "-STOP, Ctrl-Z), let it go on or end it.")
 
     def through(self, names, tell, again=False, wait=False):
         "Does the images, tells what became of each, and returns those that another process has."
@@ -684,8 +683,7 @@ def _useful(workers, names):
     "How many workers to start: no more than there are images, and four for each core. Warns where cores are too few."
     most = 4 * _cores()
     if workers > most:
-        warnings.warn(f"workers={workers}: this machine has {_cores()} cores for them; {most} workers run.",
-                      stacklevel=3)
+        warn(f"workers={workers}: this machine has {_cores()} cores for them; {most} workers run.")
     return min(workers, most, len(names))
 
 def _bar(names, progress):

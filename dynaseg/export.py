@@ -10,7 +10,6 @@ __all__ = ['SCALE', 'TIE', 'MATRIX', 'KEYS', 'DOUBLES', 'TEXTS', 'LENGTHS', 'UNI
 # %% ../nbs/12_export.ipynb #exp-imports
 import csv
 import importlib
-import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from .images import InputError, Picture, limits, read_image, span
+from .images import InputError, Picture, limits, read_image, span, warn
 from .labels import label_colours, regions
 from .words import document
 
@@ -276,8 +275,8 @@ def geojson(
     if name not in (None, "pixels", f"EPSG:{LONGITUDE_LATITUDE}"):
         collection["crs"] = {"type": "name", "properties": {"name": "urn:ogc:def:crs:" + name.replace(":", "::")}}
     if crs is None and place.transform and not place.epsg:
-        warnings.warn("The photo's CRS has no EPSG number, and GeoJSON has no other name for it: "
-                      "tell the program that reads the file.", stacklevel=2)
+        warn("The photo's CRS has no EPSG number, and GeoJSON has no other name for it: "
+             "tell the program that reads the file.")
     return collection | {"features": polygons(labels, meta, crs, properties)}
 
 # %% ../nbs/12_export.ipynb #exp-table

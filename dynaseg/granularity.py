@@ -6,12 +6,11 @@
 __all__ = ['SPECK', 'MOST_JOINED', 'enlarged', 'joined', 'seeded_cut', 'joining_levels', 'contour_map', 'Hierarchy']
 
 # %% ../nbs/09_granularity.ipynb #9add1a7a
-import warnings
 from functools import cached_property
 
 import numpy as np
 
-from .images import InputError, filled, valid_at
+from .images import InputError, filled, valid_at, warn
 from .outlines import MergeTree, basins, cut, means, merge_order, perceived, region_graph, resized, shrunk
 from .words import document
 
@@ -243,21 +242,30 @@ class Hierarchy:
     ) -> np.ndarray: # (n,) int64
         "For each patch its segment. Warns where the photo does not have as many."
         least = self.scaled(min_size)
+        possible = self._possible(min_size)
         if n_segments is None:
             found = cut(self.tree, level, min_size=least)
             if found.max() + 1 >= floor: return found
-            n_segments = min(floor, len(self.sizes))
-        specks = (self.tree.small < least).sum() if min_size is not None else 0
-        possible = int(len(self.sizes) - specks)
-        if n_segments < self.islands:
-            warnings.warn(f"n_segments={n_segments}: pixels without data part the photo into {self.islands} pieces, "
-                          f"and a segment is connected. You get {self.islands} segments; n_clusters has no such "
-                          f"bound.", stacklevel=4)
-        if n_segments > possible:
-            why = (f"patches that end in an edge: {possible}" if min_size is None
-                   else f"segments of at least {min_size} pixels: {possible}")
-            warnings.warn(f"n_segments={n_segments}: the photo has fewer {why}. You get those.", stacklevel=4)
+            n_segments = min(floor, possible)
+        elif n_segments < self.islands:
+            warn(f"n_segments={n_segments}: pixels without data part the photo into {self.islands} pieces, "
+                 f"and a segment is connected. You get {self.islands} segments; n_clusters has no such "
+                 f"bound.")
+        self._warn_of_fewer("n_segments", n_segments, min_size)
         return cut(self.tree, n_segments=min(n_segments, possible), min_size=least)
+
+    def _possible(self, min_size):
+        "How many segments there can be at most; patches below a `min_size` that was asked for are none."
+        specks = 0 if min_size is None else (self.tree.small < self.scaled(min_size)).sum()
+        return int(len(self.sizes) - specks)
+
+    def _warn_of_fewer(self, name, wanted, min_size):
+        "Says that so many segments or clusters, which were asked for, cannot be had."
+        possible = self._possible(min_size)
+        if wanted <= possible: return
+        why = (f"patches that end in an edge: {possible}" if min_size is None
+               else f"segments of at least {min_size} pixels: {possible}")
+        warn(f"{name}={wanted}: the photo has fewer {why}. You get those.")
 
     def clusters(self,
         level: float, # of the cut whose segments are joined
@@ -265,11 +273,13 @@ class Hierarchy:
         n_clusters: int | None = None, # so many clusters; None: as many as the network has labels in use
     ) -> np.ndarray: # (n,) int64
         "For each patch its cluster. Warns where the photo does not have as many."
-        wanted = n_clusters or self.soft.shape[2]
-        parts = cut(self.tree, level, min_size=self.scaled(min_size))
+        if n_clusters is not None: self._warn_of_fewer("n_clusters", n_clusters, min_size)
+        wanted = min(n_clusters or self.soft.shape[2], self._possible(min_size))
+        least = self.scaled(min_size)
+        parts = cut(self.tree, level, min_size=least)
         found = int(parts.max()) + 1
-        if not wanted <= found <= MOST_JOINED:
-            parts = cut(self.tree, n_segments=self._bounded(wanted, found, n_clusters), min_size=self.scaled(min_size))
+        if not wanted <= found <= MOST_JOINED: # as many as are wanted, and not so many that it takes long
+            parts = cut(self.tree, n_segments=max(wanted, min(found, MOST_JOINED)), min_size=least)
         parts = _like_a_large_one(parts, *self._of_parts(parts))
         sizes, features = self._of_parts(parts)
         return joined(sizes, features, min(wanted, len(sizes)))[parts]
@@ -279,15 +289,6 @@ class Hierarchy:
         sizes = np.bincount(parts, self.sizes)
         sums = np.stack([np.bincount(parts, self.sizes * feature) for feature in self.features.T], 1)
         return sizes, sums / sizes[:, None]
-
-    def _bounded(self, wanted, found, n_clusters):
-        """How many segments to join: as many as are wanted at least, if there are as many, and not so many that it
-        takes long."""
-        patches = len(self.sizes)
-        if n_clusters is not None and n_clusters > patches:
-            warnings.warn(f"n_clusters={n_clusters}: the photo has fewer patches that end in an edge: {patches}. You "
-                          f"get those.", stacklevel=5)
-        return min(max(wanted, min(found, MOST_JOINED)), patches)
 
     def seeded(self,
         scribbles: np.ndarray, # (H, W) integers: colours from 1, 0 where nothing is marked

@@ -246,7 +246,8 @@ def whitened(
     others 2003)."""
     step = features[edges[:, 0]] - features[edges[:, 1]]
     within = (step * weights[:, None]).T @ step / max(weights.sum(), TINY)
-    within += (RIDGE * np.trace(within) / len(within) + TINY) * np.eye(len(within))
+    ridge = RIDGE * np.trace(within) / len(within) or 1.0 # 1: no two neighbours differ
+    within += ridge * np.eye(len(within))
     variances, directions = np.linalg.eigh(within)
     found = (features - features.mean(0)) @ (directions / np.sqrt(np.maximum(variances, TINY)))
     return found / max(np.sqrt((found**2).sum(1).mean()), TINY)

@@ -15,7 +15,6 @@ import json
 import os
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -36,7 +35,7 @@ from .fit import Step, fit, fixed_threads, kept_memory, precision, settled
 from .granularity import Hierarchy
 from .hints import Scribbles, marks_at, read_scribbles, scribble_hint
 from .images import (InputError, check_reading, filled, pages as all_pages, read_image, standardise, to_tensor,
-                            valid_at, working_size)
+                            valid_at, warn, working_size)
 from .labels import as_rgb, by_area, overlay, regions, writing
 from .network import labels_at, over_valid
 from .outlines import MergeTree, means, resized
@@ -607,8 +606,8 @@ def _each_page(image, checked, progress, callback):
         own = {"page": picture.meta["page"], "pages": None, "value_range": picture.meta["value_range"]}
         results.append(_segmented(picture, checked._replace(settings=checked.settings | own), progress, callback))
     if len(results) > 1:
-        warnings.warn(f"{len(results)} pages, each segmented by itself: an id says nothing about the same id on "
-                      f"another page.", stacklevel=4)
+        warn(f"{len(results)} pages, each segmented by itself: an id says nothing about the same id on "
+             f"another page.")
     return results
 
 READ_BY = ("axes", "page", "value_range", "nodata", "mask") # the settings of `read_image`
@@ -693,18 +692,18 @@ def _check_answer(settings):
 def _warn_of_idle(settings, given):
     "Warns of settings that were given and have no effect beside the others."
     if settings["only_scribbled"] and settings["scribbles"] is None:
-        warnings.warn("only_scribbled=True has no effect without scribbles.", stacklevel=5)
+        warn("only_scribbled=True has no effect without scribbles.")
     segments = settings["n_segments"] is not None or settings["level"] is not None
     if isinstance(given.get("min_labels"), Integral) and (segments or settings["n_clusters"] is not None):
-        warnings.warn(f"min_labels={given['min_labels']} is the floor at which the fit stops. It does not set the "
-                      "number of segments or clusters that you get: n_segments and n_clusters do.", stacklevel=5)
+        warn(f"min_labels={given['min_labels']} is the floor at which the fit stops. It does not set the "
+             "number of segments or clusters that you get: n_segments and n_clusters do.")
     if given.get("cluster_level") not in (None, PRESETS[settings["preset"]]["cluster_level"]) and segments:
-        warnings.warn(f"cluster_level={given['cluster_level']} has no effect on connected segments; it is for "
-                      f"clusters.", stacklevel=5)
+        warn(f"cluster_level={given['cluster_level']} has no effect on connected segments; it is for "
+             f"clusters.")
     if (given.get("min_size") is not None and not segments and settings["n_clusters"] is None
         and not settings["cluster_level"]):
-        warnings.warn(f"min_size={given['min_size']} has no effect on labels that are read pixel by pixel "
-                      f"(cluster_level=0).", stacklevel=5)
+        warn(f"min_size={given['min_size']} has no effect on labels that are read pixel by pixel "
+             f"(cluster_level=0).")
 
 def _checked_floor(min_labels, q):
     if min_labels is None or isinstance(min_labels, str) and min_labels == "silhouette": return min_labels
@@ -910,7 +909,7 @@ def warn_of_cost(
     cost = forecast(ready)
     if cost is None: return
     text = announcement(cost, ready.x[0, 0].numel(), ready.checked.settings["T"], free_memory(ready.x.device))
-    if text: warnings.warn(text, stacklevel=5)
+    if text: warn(text)
 
 # %% ../nbs/13_segmenter.ipynb #57838337
 def finish(

@@ -209,6 +209,14 @@ def test_whitened_features_that_do_not_vary():
         assert not whitened(features, edges.reshape(-1, 2), np.ones(len(edges))).any()
 
 
+def test_features_of_regions_that_do_not_touch():
+    "No pair tells what is likely one thing: the distances stay as they are, up to one factor."
+    features = np.array([[0, 0], [3, 4], [6, 0.0]])
+    found = whitened(features, np.zeros((0, 2), int), np.zeros(0))
+    assert (found**2).sum(1).mean() == pytest.approx(1)
+    assert np.linalg.norm(found[0] - found[1]) / np.linalg.norm(found[0] - found[2]) == pytest.approx(5 / 6)
+
+
 def test_a_border_between_two_mixtures_outlives_others():
     """Two labels everywhere, and no step of colour that would tell: only how they are mixed changes, at one of three
     borders."""

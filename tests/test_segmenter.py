@@ -575,6 +575,14 @@ def test_a_table_of_pixels_is_no_image(photo, quick):
     assert DynaSeg(**quick).fit_predict(photo[:, :3, :1]).shape == (24, 3)
 
 
+def test_warnings_name_the_line_of_the_users_program(photo, quick):
+    with pytest.warns(UserWarning) as caught:
+        seg = segment(photo.astype(np.int16) - 40, n_segments=10**6, min_labels=2, **quick)
+        seg.at(n_segments=10**6)
+        DynaSeg(**quick | dict(n_clusters=10**6)).fit(photo)
+    assert len(caught) == 5 and {Path(warning.filename).name for warning in caught} == {"test_segmenter.py"}
+
+
 def test_without_standard_error_there_is_no_bar(photo, quick, monkeypatch):
     monkeypatch.setattr("sys.stderr", None)
     assert segment(photo, **quick | dict(progress=True)).labels.shape == photo.shape[:2]
