@@ -722,17 +722,17 @@ def _ran():
     except typer.Abort: return 1
     except Exception as e:
         if not hasattr(e, "format_message"): raise
-        _say_error(_parser_words(e))
+        text = e.format_message().strip()
+        if "\n" in text: print(text, file=sys.stderr) # the help, for a command without arguments
+        else: _say_error(_parser_words(e, text))
         return e.exit_code
 
 # what the parser of options says, in its newer and older words
 PARSER = {r"valid int": "a whole number", r"valid (number|float)": "a number",
           r"(?:greater than or equal to|in the range x>=) ?(\d+)": r"a whole number of at least \1"}
 
-def _parser_words(e):
+def _parser_words(e, text):
     "What the parser found, in words, and where to look."
-    text = e.format_message().strip()
-    if not text or "\n" in text: return text # the whole help, for a command without arguments
     if getattr(e, "param", None) is not None: text = _bad_value(e.param, text)
     text = re.sub(r"No such command '([^']*)'\.?", _no_command, text)
     command = sys.argv[1] if sys.argv[1:2] and sys.argv[1] in _commands() else ""

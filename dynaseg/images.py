@@ -39,7 +39,8 @@ def warn(
     message: str, # what the user should know, and what to do
 ):
     "A `UserWarning` at the line outside of this package from which it was called."
-    inside = (__name__.partition(".")[0], "contextlib", "torch") # decorators of the last two wrap functions of the first
+    # decorators of the last two wrap functions of the first
+    inside = (__name__.partition(".")[0], "contextlib", "torch")
     frame = sys._getframe(1)
     level = 2
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in inside:
@@ -1148,7 +1149,7 @@ def read_image(
     # letters of the axes, such as "CYX" or "ZYX"; None: the source's own, or guessed where beyond doubt
     axes: str | None = None,
     page: int | None = None, # which picture of several, from 1; None: the first, with a warning
-    value_range: tuple[float, float] | None = None, # numbers that become 0 and 1; None: by the rule for numbers
+    value_range: tuple[float, float] | None = None, # numbers that become 0 and 1; by default as `segment` says
     # fill value, or one a band; None: the source's own; False: there is none
     nodata: float | bool | Sequence[float] | None = None,
     mask=None, # (H, W) array or image file, nonzero: use the pixel; None: all

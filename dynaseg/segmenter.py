@@ -550,7 +550,7 @@ def segment(
     # for clusters only: the photo is cut into segments at this level, as `level` does it, and segments that are alike
     # become a cluster: a larger one gives smoother clusters; 0: no segments, each pixel has the label of the network
     cluster_level: number(0) = None,
-    # Scribbles
+    # Hints
 
     # what you have drawn on the photo: an image file of its size with transparent background, a colour for each class
     # (its label is 1, 2 ...); or an array (H, W) of whole numbers, which are the labels; further clusters have
@@ -567,7 +567,8 @@ def segment(
     # the weights of a ResNet or a network of timm: "DEFAULT", trained ones, downloaded once; a file with weights; None:
     # random ones
     weights: str | os.PathLike | None = "DEFAULT",
-    # leave these weights as they are, and fit only what follows them; by default yes, unless they are random
+    # leave the weights of that network as they are, and fit only what follows it; by default yes, unless they are
+    # random
     freeze: bool | None = None,
     # Running
 
