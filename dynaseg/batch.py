@@ -35,7 +35,7 @@ from PIL import Image
 from . import __version__
 from .datasets import IMAGE_SUFFIXES, Photos
 from .images import InputError, Picture, read_image, warn
-from .labels import overlay, writing
+from .labels import write_overlay, writing
 from .segmenter import PRESETS, SETTINGS, Segmentation, check_settings, reading_of, segment
 
 try: from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, lockf
@@ -417,7 +417,7 @@ def write_results(
     for file in set(possible).difference(wanted): file.unlink(missing_ok=True) # of an earlier run, otherwise set
     seg.save(labels, overwrite=True)
     if overlays:
-        with writing(picture, overwrite=True) as draft: Image.fromarray(overlay(seg.image, seg.labels)).save(draft)
+        with writing(picture, overwrite=True) as draft: write_overlay(seg.image, seg.labels, draft)
     return {file.relative_to(out).as_posix(): sha256(file) for file in wanted}
 
 # %% ../nbs/17_batch.ipynb #c3f5a1d8

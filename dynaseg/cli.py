@@ -63,15 +63,14 @@ def _write(
     nodata: int | None = None, # of label pictures, see `Segmentation.save`
 ):
     "Writes the files of one segmentation: all of them, or none."
-    from PIL import Image
-    from dynaseg.labels import overlay
+    from dynaseg.labels import write_overlay
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".dynaseg-", dir=folder.parent))
     try:
         for name in files:
             if name not in ALWAYS: seg.save(draft / name, nodata=nodata if name in PICTURES else None)
         seg.save_history(draft / "history.csv")
-        Image.fromarray(overlay(seg.image, seg.labels)).save(draft / "overlay.png")
+        write_overlay(seg.image, seg.labels, draft / "overlay.png")
         (draft / "settings.json").write_text(_recipe(seg.settings), encoding="utf-8")
         folder.mkdir(exist_ok=True)
         for name in files: os.replace(draft / name, folder / name)

@@ -39,8 +39,7 @@ def warn(
     message: str, # what the user should know, and what to do
 ):
     "A `UserWarning` at the line outside of this package from which it was called."
-    # decorators of the last two wrap functions of the first
-    inside = (__name__.partition(".")[0], "contextlib", "torch")
+    inside = (__name__.partition(".")[0], "contextlib", "torch") # decorators of the last two stand between
     frame = sys._getframe(1)
     level = 2
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in inside:

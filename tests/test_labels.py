@@ -17,7 +17,7 @@ from PIL import Image
 from dynaseg import segment
 from dynaseg.images import InputError
 from dynaseg.labels import (NO_DATA, as_rgb, by_area, frame_slider, label_colours, label_picture, overlay, regions,
-                            show, writing)
+                            show, write_overlay, writing)
 from partitions import flood, ordered, sets
 
 HALVES = np.array([[0, 0, 0, 1, 1, 1]] * 4)
@@ -211,6 +211,13 @@ def test_overlay_takes_what_load_image_takes(photo, seg):
 def test_overlay_of_another_size_is_refused():
     with pytest.raises(InputError, match=r"\(4, 5\).*\(4, 6\).*same height and width"):
         overlay(np.zeros((4, 5, 3), np.float32), HALVES)
+
+
+def test_write_overlay(photo, seg, tmp_path):
+    write_overlay(photo, seg.labels, tmp_path / "draft")  # any name
+    written = Image.open(tmp_path / "draft")
+    assert written.format == "PNG"
+    np.testing.assert_array_equal(written, overlay(photo, seg.labels))
 
 
 # --- frames
