@@ -360,9 +360,14 @@ def in_words(
     "One line for a person."
     if out_of_memory(e): return "not enough memory. Try a smaller --max-pixels, --p or --q."
     lines = str(e).splitlines()
+    if isinstance(e, OSError) and e.strerror: return f"{_named(e)}{e.strerror}"
     if not lines or not lines[0]: return type(e).__name__
     speaks = isinstance(e, (ValueError, OSError, RuntimeError)) # others say too little without their name
     return lines[0] if speaks else f"{type(e).__name__}: {lines[0]}".rstrip(": ")
+
+def _named(e):
+    "The file that the system's error is about, if it says so, and a colon."
+    return "" if e.filename is None else f"{os.fsdecode(e.filename)!r}: "
 
 # %% ../nbs/17_batch.ipynb #7b40d9ae
 def fitted(

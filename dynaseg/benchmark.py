@@ -23,7 +23,7 @@ from .datasets import BSD500, Dataset, VOC2012
 from .images import InputError
 from .network import labels_at
 from .metrics import GROUPS, blank, scorer
-from .segmenter import MU, PRESETS, READING, check_settings, segment
+from .segmenter import MU, PRESETS, READ_BY, check_settings, segment
 from .silhouette import silhouette_phase
 from .speed import measured
 from .words import document
@@ -251,7 +251,7 @@ def _chosen(methods, settings):
         raise InputError(f"methods names {bad[0]!r}; expected some of {', '.join([*METHODS, *VARIANTS])}, or a dict "
                          f"with functions.")
     if bad := [name for name in settings if name not in usual
-               or name in ("image", "seed", "callback", "pages", *READING)]:
+               or name in ("image", "seed", "callback", "pages", *READ_BY)]:
         raise InputError(f"{bad[0]!r} is no setting of segment that can be chosen here.")
     settings = {name: settings[name] for name in usual if name in settings and settings[name] != usual[name].default}
     if "variant" in settings and (bad := [name for name in methods if "variant" in VARIANTS.get(name, ())]):
@@ -272,7 +272,7 @@ def _fitted(all_settings, named):
         return segment(image, seed=seed, progress=False, callback=callback, **all_settings).labels
     resolved = check_settings(**all_settings).settings | {"device": None}
     # which photo, not how
-    resolved = {name: value for name, value in resolved.items() if name not in ("pages", *READING)}
+    resolved = {name: value for name, value in resolved.items() if name not in ("pages", *READ_BY)}
     mark = zlib.crc32(json.dumps(resolved, sort_keys=True, default=_name).encode())
     return f, " ".join(f"{name}={_name(value)}" for name, value in named.items()), f"{mark:08x}"
 
