@@ -456,6 +456,9 @@ class _Job:
                              "there is segment(file, pages='all').")
         if settings.get("scribbles") is not None:
             raise InputError("scribbles belong to one photo. Give them to segment, photo by photo.")
+        if settings.get("guide") is not None and not callable(settings["guide"]):
+            raise InputError("A guide belongs to one photo. Give a folder a function that makes a guide from a photo, "
+                             "or give guides to segment, photo by photo.")
         if suffix not in LABEL_SUFFIXES:
             raise InputError(f"suffix={suffix!r}; expected one of {', '.join(map(repr, LABEL_SUFFIXES))}.")
         self.source = Path(source)

@@ -162,11 +162,11 @@ KINDS = {"whole": int, "number": float, "YES_NO": bool}
 # --page all stands for pages="all"; scribbles are files, whose background is transparent
 NOT_OPTIONS = ("image", "callback", "pages", "unmarked")
 # settings that belong to one photo, not to a folder or a data set
-ONE_PHOTO = ("scribbles", "only_scribbled")
+ONE_PHOTO = ("scribbles", "only_scribbled", "guide", "guide_weight", "unguided", "guide_matching")
 # what to write behind an option, where its rule does not say it
 VALUES = {"axes": "LETTERS", "page": "N|all", "value_range": "LOW HIGH", "nodata": "NUMBER,...|none", "mask": "FILE",
-          "variant": "fsf|scf|fixed", "min_labels": "silhouette|N|none", "scribbles": "FILE", "features": "NAME",
-          "weights": "DEFAULT|FILE|none", "device": "NAME"}
+          "variant": "fsf|scf|fixed", "min_labels": "silhouette|N|none", "scribbles": "FILE", "guide": "FILE",
+          "features": "NAME", "weights": "DEFAULT|FILE|none", "device": "NAME"}
 
 @lru_cache
 def _setting_words():
@@ -205,6 +205,7 @@ PLAIN = {"; or None: no floor": "; or none: no floor", "; None: random ones": ";
                                                                                      "between;",
          "an image file or an array (H, W) that is": "an image file that is",
          "; or an array (H, W) of whole numbers, which are the labels": "", "; or a function from q' to w": "",
+         "; or an array (H, W) of whole numbers; or a function from the image (H, W, C) to such an array": "",
          "; or a network or function of your own": "", ' (for features="cnn")': " (for --features cnn)", '"': ""}
 
 def _plain_words(text):

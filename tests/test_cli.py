@@ -199,6 +199,10 @@ def test_every_option_reaches_the_library(cli, monkeypatch):
     wanted |= dict(axes="CYX", page=3, value_range=(0.0, 4095.0), nodata=[-9999.0, 0.0], mask="region.png")
     wanted |= dict(scribbles="strokes.png", only_scribbled=True)
     args += ["--scribbles", "strokes.png", "--only-scribbled"]
+    wanted |= dict(guide="guide.png", guide_weight=0.5, unguided=0, guide_matching="majority", penalty="huber",
+                   diagonals=True)
+    args += ["--guide", "guide.png", "--guide-weight", "0.5", "--unguided", "0", "--guide-matching", "majority",
+             "--penalty", "huber", "--diagonals"]
     args += ["--axes", "CYX", "--page", "3", "--value-range", "0", "4095", "--nodata", "-9999,0", "--mask",
              "region.png"]
     assert cli("segment", "photo.png", *args, "--no-progress", "--no-freeze", "--standardised", "--autocast")[0] == 1
