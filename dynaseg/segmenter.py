@@ -568,7 +568,7 @@ def segment(
     unmarked: whole(-10**9) = 0, # the number where nothing is drawn, in an array of scribbles
     only_scribbled: YES_NO = False, # every pixel gets a label that was drawn: there are no further clusters
     # labels to follow, of another method or your own: a label picture, which is a file; or an array (H, W) of whole
-    # numbers; or a function from the image (H, W, C) to such an array
+    # numbers; or a function from the image (H, W, C) to such an array; by default there are none
     guide: str | os.PathLike | np.ndarray | Callable[[np.ndarray], np.ndarray] | None = None,
     guide_weight: number(0) = 1.0, # how much the guide counts in the loss; 0: not at all
     unguided: whole(-10**9) = -1, # the number of pixels of which the guide says nothing

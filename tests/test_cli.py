@@ -19,7 +19,7 @@ import tifffile
 from PIL import Image
 
 from dynaseg import segment
-from dynaseg.cli import FILES, NOT_OPTIONS, app, demo_command, main, segment_command
+from dynaseg.cli import FILES, NOT_OPTIONS, _option_name, app, demo_command, main, segment_command
 from dynaseg.labels import overlay
 
 SMALL = ["--M", "1", "--p", "6", "--q", "6", "--T", "2", "--device", "cpu"]
@@ -302,7 +302,7 @@ def test_help_names_what_every_setting_may_be(cli, monkeypatch):
     given = options("segment")
     for name, rule in RULES.items():
         if name not in given: continue
-        if rule.choices: assert f"--{name} {'|'.join(rule.choices)} " in out, name
+        if rule.choices: assert f"{_option_name(name)} {'|'.join(rule.choices)} " in out, name
         elif rule.kind is not bool: assert given[name].metavar in ("N", "NUMBER", "N|all"), name
     for said in ("[above 0; default: fsf 40, scf 5, fixed 5; paper: fsf 15, scf 50, fixed 5]",
                  "[at least 0 and below 1; default: 0.9]", "[from 0 to 4294967295; default: 0]",
