@@ -534,6 +534,10 @@ def folder_command(
                                         help="What each result is: a label picture, or everything (.npz).")] = ".png",
     overlays: Annotated[bool, typer.Option("--overlays", help="Also write a picture to look at for each.")] = False,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="How many processes work at the same time.")] = 1,
+    batch: Annotated[Optional[int],
+                     typer.Option(min=1, metavar="N",
+                                  help="How many photos are fitted at once. [default: 1 on the CPU, up to 16 on a "
+                                       "GPU]")] = None,
     force: Annotated[bool, typer.Option("--force",
                                         help="Make results in OUT again that were made with other settings, and "
                                              "overwrite them; without it they are an error, and nothing is done. "
@@ -549,7 +553,8 @@ def folder_command(
     some images failed or OUT cannot be written to, 2 wrong command, 130 interrupted."""
     from dynaseg.batch import in_words, segment_folder
     from dynaseg.images import InputError
-    try: summary = segment_folder(source, out, glob, suffix, overlays, workers, allow_pixels, force=force, **settings)
+    try: summary = segment_folder(source, out, glob, suffix, overlays, workers, allow_pixels, force=force, batch=batch,
+                                  **settings)
     except (InputError, OSError) as e:
         if getattr(e, "errno", None) is None:
             _usage(as_options(str(e))) # said by dynaseg before it began; the system's errors have numbers
