@@ -82,7 +82,7 @@ def seeded_cut(
     marks: np.ndarray, # (n,) integers: the colour of each patch, 0 for no mark
 ) -> np.ndarray: # (n,) int64
     "For each patch its colour, once all merges are done that join no two colours. Raises `InputError` without a mark."
-    if not (marks > 0).any(): raise InputError("No pixel is marked; expected strokes with numbers above 0.")
+    if not (marks > 0).any(): raise InputError("No pixel is marked; expected scribbles with numbers above 0.")
     above = list(range(len(marks)))
     colour = marks.tolist()
     for a, b in tree.edges.tolist():
@@ -184,8 +184,12 @@ class Hierarchy:
         # their colours and borders
         soft: np.ndarray | None,
         valid: np.ndarray | None = None, # (H, W) bool, the pixels with data; None: all
+        maps: np.ndarray | None = None, # (h, w, e) float32 of an extractor that keeps its weights; None: there is none
     ):
-        self.image, self.soft, self.valid = image, soft, valid
+        self.image = image
+        self.soft = soft
+        self.valid = valid
+        self.maps = maps
 
     @cached_property
     def seen(self) -> np.ndarray | None:
@@ -208,7 +212,7 @@ class Hierarchy:
     @cached_property
     def tree(self) -> MergeTree:
         "The merge tree of the patches."
-        return merge_order(region_graph(self.patches, self.colours, self.soft))
+        return merge_order(region_graph(self.patches, self.colours, self.soft, self.maps))
 
     @cached_property
     def sizes(self) -> np.ndarray:
@@ -291,21 +295,21 @@ class Hierarchy:
         return sizes, sums / sizes[:, None]
 
     def seeded(self,
-        strokes: np.ndarray, # (H, W) integers: colours from 1, 0 where nothing is marked
+        scribbles: np.ndarray, # (H, W) integers: colours from 1, 0 where nothing is marked
     ) -> np.ndarray: # (H, W) int64, colours
         "A colour for each pixel of the photo; marked pixels keep theirs."
-        if self.valid is not None: strokes = np.where(self.valid, strokes, 0)
-        i, j = strokes.nonzero()
+        if self.valid is not None: scribbles = np.where(self.valid, scribbles, 0)
+        i, j = scribbles.nonzero()
         h, w = self.patches.shape
-        marked = strokes[i, j].astype(np.int64)
-        patch = self._everywhere[i * h // strokes.shape[0], j * w // strokes.shape[1]]
+        marked = scribbles[i, j].astype(np.int64)
+        patch = self._everywhere[i * h // scribbles.shape[0], j * w // scribbles.shape[1]]
         counts = np.zeros((len(self.sizes), marked.max(initial=0) + 1), np.int64)
         np.add.at(counts, (patch, marked), 1)
         marks = counts.argmax(1) # the colour of most of its marked pixels
         labels = self.at_pixels(seeded_cut(self.tree, marks))
         torn = (counts > 0).sum(1) > 1
-        if torn.any(): labels = _nearest_stroke(labels, strokes, self.at_pixels(torn))
-        return np.where(strokes > 0, strokes, labels)
+        if torn.any(): labels = _nearest_scribble(labels, scribbles, self.at_pixels(torn))
+        return np.where(scribbles > 0, scribbles, labels)
 
     def halves(self,
         inside: np.ndarray, # (n,) bool: the patches of a segment
@@ -349,11 +353,11 @@ def _like_a_large_one(parts, sizes, features):
     alike[large] = np.arange(MOST_JOINED) # itself, also where two are equal
     return alike[parts].astype(np.int64)
 
-def _nearest_stroke(labels, strokes, where):
-    "The labels, but the colour of the nearest stroke inside `where`, (H, W) bool."
+def _nearest_scribble(labels, scribbles, where):
+    "The labels, but the colour of the nearest scribble inside `where`, (H, W) bool."
     from scipy.ndimage import distance_transform_edt
-    i, j = distance_transform_edt(strokes == 0, return_distances=False, return_indices=True)
-    return np.where(where, strokes[i, j], labels)
+    i, j = distance_transform_edt(scribbles == 0, return_distances=False, return_indices=True)
+    return np.where(where, scribbles[i, j], labels)
 
 def _part_without(edges, order, inside):
     """(n,) bool: one part of the patches `inside` once the last edge in `order` is left out, or one that no edge

@@ -1148,7 +1148,7 @@ def read_image(
     # letters of the axes, such as "CYX" or "ZYX"; None: the source's own, or guessed where beyond doubt
     axes: str | None = None,
     page: int | None = None, # which picture of several, from 1; None: the first, with a warning
-    value_range: tuple[float, float] | None = None, # numbers that become 0 and 1; None: by the rule for numbers
+    value_range: tuple[float, float] | None = None, # numbers that become 0 and 1; by default as `segment` says
     # fill value, or one a band; None: the source's own; False: there is none
     nodata: float | bool | Sequence[float] | None = None,
     mask=None, # (H, W) array or image file, nonzero: use the pixel; None: all

@@ -32,21 +32,35 @@ def by_area(
         result = np.full(labels.shape, -1, np.int64)
         result[valid] = by_area(labels[valid])
         return result
-    # then counting does, and nothing need be sorted
-    small = labels.size and 0 <= labels.min() and labels.max() < labels.size
-    ids = labels.astype(np.int64) if small else np.unique(labels, return_inverse=True)[1]
+    ids = _small(labels)
     counts = np.bincount(ids.ravel())
     rank = np.empty(len(counts), np.int64)
     rank[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
     return rank[ids].reshape(labels.shape)
 
+def _small(labels):
+    "The labels as int64; numbered from 0 in their order if some are negative or large."
+    small = labels.size and 0 <= labels.min() and labels.max() < labels.size # then nothing need be sorted
+    return labels.astype(np.int64) if small else np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
+
 # %% ../nbs/01_labels.ipynb #a2402d86
 def regions(
     labels: np.ndarray, # (H, W) integers
-) -> np.ndarray: # (H, W) int64
-    "Connected components of equal labels (neighbours share an edge), with ids from 0 by falling area."
+    out: int | None = None, # the label of pixels that are out; by default none is
+) -> np.ndarray: # (H, W) int64, -1: out
+    """Connected components of equal labels (neighbours share an edge), with ids from 0 by falling area.
+
+    Of equal areas the smaller label comes first, so labels that are such ids already stay as they are."""
     from skimage.measure import label
-    return by_area(label(by_area(labels), background=-1, connectivity=1))
+    ids = _small(labels)
+    if out is not None: ids = np.where(labels == out, -1, ids)
+    found = label(ids, background=-1, connectivity=1) # 0: out
+    areas = np.bincount(found.ravel())[1:]
+    owner = np.zeros(len(areas) + 1, np.int64) # the label of each component
+    owner[found] = ids
+    rank = np.full(len(areas) + 1, -1)
+    rank[1 + np.lexsort((owner[1:], -areas))] = np.arange(len(areas))
+    return rank[found]
 
 # %% ../nbs/01_labels.ipynb #9090b574
 def label_colours(

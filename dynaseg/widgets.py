@@ -759,7 +759,7 @@ class Answers:
         strokes = (*self.last.strokes, (number, path))
         if len({number for number, _ in strokes}) < 2: return self.stack.append(self.last._replace(strokes=strokes))
         seg = self.fitted.seeded(self.drawn(strokes))
-        self.stack.append(Answer(seg, self.last.asked, ".seeded(strokes)", strokes))
+        self.stack.append(Answer(seg, self.last.asked, ".seeded(scribbles)", strokes))
 
     def drawn(self,
         strokes: tuple | None = None, # None: those of the newest

@@ -77,9 +77,11 @@ def test_a_map_without_pixels_has_no_labels():
     assert by_area(np.zeros((0, 3), int)).shape == (0, 3)
 
 
-def test_equal_regions_are_numbered_as_one_reads():
-    "Four single pixels and one region of three."
-    assert regions(np.array([[4, 4, 1], [4, 1, 4], [1, 4, 1]])).tolist() == [[0, 0, 1], [0, 2, 3], [4, 5, 6]]
+def test_equal_regions_are_numbered_by_label_and_then_as_one_reads():
+    "Six single pixels, four of them of label 1, and one region of three."
+    labels = np.array([[4, 4, 1], [4, 1, 4], [1, 4, 1]])
+    assert regions(labels).tolist() == [[0, 0, 1], [0, 2, 5], [3, 6, 4]]
+    assert regions(labels - 5, out=-4).tolist() == [[0, 0, -1], [0, -1, 1], [-1, 2, -1]]
 
 
 def test_corners_do_not_connect():

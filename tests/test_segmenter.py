@@ -492,7 +492,7 @@ def test_every_setting_has_words_for_help():
     for thing in (segment, DynaSeg):
         for name in inspect.signature(segment).parameters:
             if name != "image": assert f"\n{name} : " in thing.__doc__, name
-    assert "[clusters, segments: 20; paper: 1000]" in segment.__doc__  # T
+    assert "[default: 20; paper: 1000]" in segment.__doc__  # T
     assert "a whole number of at least 2, default None" in segment.__doc__  # q
 
 
@@ -584,6 +584,20 @@ def test_warnings_name_the_line_of_the_users_program(photo, quick):
         seg.at(n_segments=10**6)
         DynaSeg(**quick | dict(n_clusters=10**6)).fit(photo)
     assert len(caught) == 5 and {Path(warning.filename).name for warning in caught} == {"test_segmenter.py"}
+
+
+def test_what_an_extractor_knows_takes_part_in_the_merging(quick):
+    "It knows where a thing ends that colours do not show, though the fit of six updates on 300 pixels hardly does."
+    noise = np.random.default_rng(0).uniform(0.4, 0.6, (60, 80, 3)).astype(np.float32)
+    def knows(x):
+        maps = torch.zeros(1, 1, *x.shape[2:])
+        maps[..., maps.shape[3] // 4:] = 1
+        return maps
+    left = np.arange(80) < 20
+    def found(**settings):
+        labels = segment(noise, n_segments=2, **quick | dict(max_pixels=300) | settings).labels
+        return max((labels == own).mean() for own in (np.where(left, 0, 1), np.where(left, 1, 0)))
+    assert found(features=knows) > 0.97 > found()
 
 
 def test_without_standard_error_there_is_no_bar(photo, quick, monkeypatch):
