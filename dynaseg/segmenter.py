@@ -815,13 +815,13 @@ def _scribbles(settings, size, valid):
     return found
 
 def _guide(settings, image, valid, scribbles, size):
-    "The labels to follow at the working size; strokes come before them. Raises `InputError`."
+    "The labels to follow at the working size; scribbles come before them. Raises `InputError`."
     if settings["guide"] is None: return None
     guide = read_guide(settings["guide"], image, settings["unguided"], valid)
     if scribbles is not None: guide[scribbles.marks > 0] = -1
     guide = guide_at(guide, size)
     K = guide.max() + 1
-    if not K: return None # strokes wherever there is guidance
+    if not K: return None # scribbles wherever there is guidance
     if K > settings["q"] and settings["guide_matching"] == "hungarian": raise InputError(too_many(K, settings["q"]))
     return guide
 
@@ -852,7 +852,7 @@ def steps_of(
         yield from fit(ready.net, ready.x, ready.checked.weighting, ready.stop_at, **how, valid=ready.seen)
 
 def _hints(ready):
-    "What the strokes and the guide say to the fit."
+    "What the scribbles and the guide say to the fit."
     hints = []
     settings = ready.checked.settings
     device = ready.x.device

@@ -16,7 +16,7 @@ from skimage.segmentation import felzenszwalb
 
 from dynaseg import segment
 from dynaseg.datasets import BSD500
-from dynaseg.export import pieces
+from dynaseg.labels import regions
 from dynaseg.metrics import BestOverlap
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,7 +81,7 @@ def scored(labels, truths):
     "(connected regions, sum of the best overlaps, their count)."
     score = BestOverlap()
     score.update(labels, truths)
-    return pieces(labels).max() + 1, f"{score.sums['all']:.5f}", score.counts["all"]
+    return regions(labels).max() + 1, f"{score.sums['all']:.5f}", score.counts["all"]
 
 
 def rows_of(record, other, seed, weight):
