@@ -1091,6 +1091,7 @@ PRESET_WORDS = {name: _by_preset(name) for name in ("mu", *PRESETS["paper"])}
 TYPES = {"variant": "'fsf', 'scf', 'fixed' or a function", "mu": "a finite number above 0",
          "min_labels": "'silhouette', a whole number of at least 1, or None", "value_range": "two numbers (low, high)",
          "nodata": "a number, numbers or False", "mask": "a path or an array", "scribbles": "a path or an array",
+         "guide": "a path, an array or a function",
          "features": "a name, a network or a function", "weights": "'DEFAULT', a path, or None",
          "freeze": "True or False", "device": "a name or a torch.device", "callback": "a function of a `Step`"}
 document(__name__, {"segment": PRESET_WORDS}, TYPES | {name: rule.expected for name, rule in RULES.items()})
