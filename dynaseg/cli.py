@@ -162,11 +162,11 @@ KINDS = {"whole": int, "number": float, "YES_NO": bool}
 # --page all stands for pages="all"; scribbles are files, whose background is transparent
 NOT_OPTIONS = ("image", "callback", "pages", "unmarked")
 # settings that belong to one photo, not to a folder or a data set
-ONE_PHOTO = ("scribbles", "only_scribbled")
+ONE_PHOTO = ("scribbles", "only_scribbled", "guide", "guide_weight", "unguided", "guide_matching")
 # what to write behind an option, where its rule does not say it
 VALUES = {"axes": "LETTERS", "page": "N|all", "value_range": "LOW HIGH", "nodata": "NUMBER,...|none", "mask": "FILE",
-          "variant": "fsf|scf|fixed", "min_labels": "silhouette|N|none", "scribbles": "FILE", "features": "NAME",
-          "weights": "DEFAULT|FILE|none", "device": "NAME"}
+          "variant": "fsf|scf|fixed", "min_labels": "silhouette|N|none", "scribbles": "FILE", "guide": "FILE",
+          "features": "NAME", "weights": "DEFAULT|FILE|none", "device": "NAME"}
 
 @lru_cache
 def _setting_words():
@@ -205,6 +205,7 @@ PLAIN = {"; or None: no floor": "; or none: no floor", "; None: random ones": ";
                                                                                      "between;",
          "an image file or an array (H, W) that is": "an image file that is",
          "; or an array (H, W) of whole numbers, which are the labels": "", "; or a function from q' to w": "",
+         "; or an array (H, W) of whole numbers; or a function from the image (H, W, C) to such an array": "",
          "; or a network or function of your own": "", ' (for features="cnn")': " (for --features cnn)", '"': ""}
 
 def _plain_words(text):
@@ -533,6 +534,10 @@ def folder_command(
                                         help="What each result is: a label picture, or everything (.npz).")] = ".png",
     overlays: Annotated[bool, typer.Option("--overlays", help="Also write a picture to look at for each.")] = False,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="How many processes work at the same time.")] = 1,
+    batch: Annotated[Optional[int],
+                     typer.Option(min=1, metavar="N",
+                                  help="How many photos are fitted at once. [default: 1 on the CPU, up to 16 on a "
+                                       "GPU]")] = None,
     force: Annotated[bool, typer.Option("--force",
                                         help="Make results in OUT again that were made with other settings, and "
                                              "overwrite them; without it they are an error, and nothing is done. "
@@ -548,7 +553,8 @@ def folder_command(
     some images failed or OUT cannot be written to, 2 wrong command, 130 interrupted."""
     from dynaseg.batch import in_words, segment_folder
     from dynaseg.images import InputError
-    try: summary = segment_folder(source, out, glob, suffix, overlays, workers, allow_pixels, force=force, **settings)
+    try: summary = segment_folder(source, out, glob, suffix, overlays, workers, allow_pixels, force=force, batch=batch,
+                                  **settings)
     except (InputError, OSError) as e:
         if getattr(e, "errno", None) is None:
             _usage(as_options(str(e))) # said by dynaseg before it began; the system's errors have numbers

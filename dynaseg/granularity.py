@@ -184,8 +184,12 @@ class Hierarchy:
         # their colours and borders
         soft: np.ndarray | None,
         valid: np.ndarray | None = None, # (H, W) bool, the pixels with data; None: all
+        maps: np.ndarray | None = None, # (h, w, e) float32 of an extractor that keeps its weights; None: there is none
     ):
-        self.image, self.soft, self.valid = image, soft, valid
+        self.image = image
+        self.soft = soft
+        self.valid = valid
+        self.maps = maps
 
     @cached_property
     def seen(self) -> np.ndarray | None:
@@ -208,7 +212,7 @@ class Hierarchy:
     @cached_property
     def tree(self) -> MergeTree:
         "The merge tree of the patches."
-        return merge_order(region_graph(self.patches, self.colours, self.soft))
+        return merge_order(region_graph(self.patches, self.colours, self.soft, self.maps))
 
     @cached_property
     def sizes(self) -> np.ndarray:

@@ -73,12 +73,17 @@ def marks_at(
     size: tuple[int, int], # (h, w) wanted, pixels
 ) -> np.ndarray: # (h, w) int64
     "The marks at another size: a place is marked if a pixel that falls into it is."
+    if marks.shape == tuple(size): return marks.astype(np.int64)
     i, j = marks.nonzero()
     h, w = size
+    place = (i * h // marks.shape[0]) * w + j * w // marks.shape[1]
     K = int(marks.max(initial=0))
-    cell = (i * h // marks.shape[0]) * w + j * w // marks.shape[1]
-    counts = np.bincount(cell * (K + 1) + marks[i, j], minlength=h * w * (K + 1))
-    return counts.reshape(h, w, K + 1).argmax(-1)
+    pairs, counts = np.unique(place * (K + 1) + marks[i, j], return_counts=True)
+    # of the pairs of a place the one with the largest count comes last; of equal counts, the first class
+    rising = pairs[np.lexsort((-pairs, counts))]
+    result = np.zeros(h * w, np.int64)
+    result[rising // (K + 1)] = rising % (K + 1)
+    return result.reshape(h, w)
 
 # %% ../nbs/07_hints.ipynb #9b94938f
 def scribble_loss(

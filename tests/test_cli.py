@@ -19,7 +19,7 @@ import tifffile
 from PIL import Image
 
 from dynaseg import segment
-from dynaseg.cli import FILES, NOT_OPTIONS, app, demo_command, main, segment_command
+from dynaseg.cli import FILES, NOT_OPTIONS, _option_name, app, demo_command, main, segment_command
 from dynaseg.labels import overlay
 
 SMALL = ["--M", "1", "--p", "6", "--q", "6", "--T", "2", "--device", "cpu"]
@@ -199,6 +199,10 @@ def test_every_option_reaches_the_library(cli, monkeypatch):
     wanted |= dict(axes="CYX", page=3, value_range=(0.0, 4095.0), nodata=[-9999.0, 0.0], mask="region.png")
     wanted |= dict(scribbles="strokes.png", only_scribbled=True)
     args += ["--scribbles", "strokes.png", "--only-scribbled"]
+    wanted |= dict(guide="guide.png", guide_weight=0.5, unguided=0, guide_matching="majority", penalty="huber",
+                   diagonals=True)
+    args += ["--guide", "guide.png", "--guide-weight", "0.5", "--unguided", "0", "--guide-matching", "majority",
+             "--penalty", "huber", "--diagonals"]
     args += ["--axes", "CYX", "--page", "3", "--value-range", "0", "4095", "--nodata", "-9999,0", "--mask",
              "region.png"]
     assert cli("segment", "photo.png", *args, "--no-progress", "--no-freeze", "--standardised", "--autocast")[0] == 1
@@ -298,7 +302,7 @@ def test_help_names_what_every_setting_may_be(cli, monkeypatch):
     given = options("segment")
     for name, rule in RULES.items():
         if name not in given: continue
-        if rule.choices: assert f"--{name} {'|'.join(rule.choices)} " in out, name
+        if rule.choices: assert f"{_option_name(name)} {'|'.join(rule.choices)} " in out, name
         elif rule.kind is not bool: assert given[name].metavar in ("N", "NUMBER", "N|all"), name
     for said in ("[above 0; default: fsf 40, scf 5, fixed 5; paper: fsf 15, scf 50, fixed 5]",
                  "[at least 0 and below 1; default: 0.9]", "[from 0 to 4294967295; default: 0]",

@@ -50,8 +50,8 @@ ABLATIONS = { # name of a file: (preset, what is set otherwise)
 
 def steps():
     "Name of a file: the arguments of `dynaseg evaluate` that make it, in turn."
-    from dynaseg.segmenter import PRESETS
-    others = [preset for preset in PRESETS if preset not in ("clusters", "paper")]
+    from dynaseg.segmenter import NEEDS_GUIDE, PRESETS
+    others = [preset for preset in PRESETS if preset not in ("clusters", "paper", *NEEDS_GUIDE)]
     def all_presets(arguments, methods):
         return [f"{arguments} --methods {methods}",
                 *(f"{arguments} --methods ours --preset {preset}" for preset in others)]
