@@ -366,15 +366,15 @@ def _words_of_rules(params):
     from dynaseg.segmenter import PRESET_WORDS, RULES
     for param in params:
         if param.name in RULES and RULES[param.name].choices: param.metavar = "|".join(RULES[param.name].choices)
-    facts = {name: [_range(rule)] for name, rule in RULES.items() if rule.kind in (int, float)}
+    facts = {name: [_range(rule)] for name, rule in RULES.items() if rule.kind in (int, float) and _range(rule)}
     for name, words in PRESET_WORDS.items():
         plain = words.strip("[]").replace("True", "yes").replace("False", "no")
         facts[name] = [*facts.get(name, ["above 0"] if name == "mu" else []), plain]
     return facts
 
 def _range(rule):
-    "What a number may be, without saying that it is one."
-    return re.sub(r"^a (finite |whole )?number (of )?", "", rule.expected)
+    "What a number may be, without saying that it is one; empty if it may be any."
+    return re.sub(r"^a (finite |whole )?number ?(of )?", "", rule.expected)
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   context_settings={"help_option_names": ["-h", "--help"]},

@@ -493,7 +493,7 @@ def test_every_setting_has_words_for_help():
         for name in inspect.signature(segment).parameters:
             if name != "image": assert f"\n{name} : " in thing.__doc__, name
     assert "[default: 20; paper, dynaguide: 1000]" in segment.__doc__  # T
-    assert "a whole number of at least 2, default None" in segment.__doc__  # q
+    assert "a whole number of at least 2, optional" in segment.__doc__  # q
 
 
 def test_a_new_setting_is_one_line(tmp_path, python, repo):
@@ -502,7 +502,7 @@ def test_a_new_setting_is_one_line(tmp_path, python, repo):
     shutil.copytree(repo / "dynaseg", tmp_path / "dynaseg", ignore=shutil.ignore_patterns("__pycache__"))
     file = tmp_path / "dynaseg" / "segmenter.py"
     text = file.read_text(encoding="utf-8")
-    line = "    seed: whole(0, 2**32 - 1) = 0, # of the initial weights and the silhouette sample\n"
+    line = "    M: whole(1) = None, # M of the paper: convolution blocks of the network\n"
     assert text.count(line) == 1
     file.write_text(text.replace(line, line + "    zeal: whole(1, 9) = 3, # how hard it tries, from 1 to 9\n"),
                     encoding="utf-8")

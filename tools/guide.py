@@ -111,7 +111,7 @@ def main():
     records = list(BSD500(os.environ["DYNASEG_DATA"], args.split, args.images.split(",")))
     with FILE.open("a", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
-        if not rows: table.writerow(COLUMNS)
+        if not file.tell(): table.writerow(COLUMNS)
         for seed in map(int, args.seeds.split(",")):
             for record, other in zip(records, records[1:] + records[:1]):
                 if (args.split, record.name, str(seed)) in done: continue
