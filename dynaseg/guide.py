@@ -14,7 +14,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from .hints import marks_at
-from .images import InputError
+from .images import InputError, MissingFileError
 from .words import document
 
 # %% ../nbs/07b_guide.ipynb #gd000008
@@ -67,13 +67,14 @@ def _from_file(path, unguided):
     "(the labels in a file, the number that stands for no guidance there)."
     from PIL import Image, UnidentifiedImageError
     try:
-        if path.lower().endswith(".npy"): return np.load(path, allow_pickle=False), unguided
+        if path.lower().endswith(".npy"): return _as_array(np.load(path, allow_pickle=False)), unguided
         if path.lower().endswith((".tif", ".tiff")): return _tiff(path), unguided
         with Image.open(path) as file:
             if not file.has_transparency_data and file.mode not in ("RGB", "CMYK", "YCbCr"):
                 return np.asarray(file), unguided # grey numbers, or those of a palette
             pixels = np.asarray(file.convert("RGBA")).astype(np.int64)
-    except FileNotFoundError: raise
+    except FileNotFoundError as e:
+        raise MissingFileError(f"There is no file {path!r}. Check guide.") from e
     except (UnidentifiedImageError, ValueError, OSError, EOFError) as e:
         raise InputError(f"guide={path!r} is no label picture ({type(e).__name__}: {e}). Expected .png, .tif or "
                          f".npy.") from e

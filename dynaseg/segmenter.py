@@ -815,13 +815,13 @@ def _scribbles(settings, size, valid):
     return found
 
 def _guide(settings, image, valid, scribbles, size):
-    "The labels to follow at the working size; strokes come before them. Raises `InputError`."
+    "The labels to follow at the working size; scribbles come before them. Raises `InputError`."
     if settings["guide"] is None: return None
     guide = read_guide(settings["guide"], image, settings["unguided"], valid)
     if scribbles is not None: guide[scribbles.marks > 0] = -1
     guide = guide_at(guide, size)
     K = guide.max() + 1
-    if not K: return None # strokes wherever there is guidance
+    if not K: return None # scribbles wherever there is guidance
     if K > settings["q"] and settings["guide_matching"] == "hungarian": raise InputError(too_many(K, settings["q"]))
     return guide
 
@@ -852,7 +852,7 @@ def steps_of(
         yield from fit(ready.net, ready.x, ready.checked.weighting, ready.stop_at, **how, valid=ready.seen)
 
 def _hints(ready):
-    "What the strokes and the guide say to the fit."
+    "What the scribbles and the guide say to the fit."
     hints = []
     settings = ready.checked.settings
     device = ready.x.device
@@ -1091,6 +1091,7 @@ PRESET_WORDS = {name: _by_preset(name) for name in ("mu", *PRESETS["paper"])}
 TYPES = {"variant": "'fsf', 'scf', 'fixed' or a function", "mu": "a finite number above 0",
          "min_labels": "'silhouette', a whole number of at least 1, or None", "value_range": "two numbers (low, high)",
          "nodata": "a number, numbers or False", "mask": "a path or an array", "scribbles": "a path or an array",
+         "guide": "a path, an array or a function",
          "features": "a name, a network or a function", "weights": "'DEFAULT', a path, or None",
          "freeze": "True or False", "device": "a name or a torch.device", "callback": "a function of a `Step`"}
 document(__name__, {"segment": PRESET_WORDS}, TYPES | {name: rule.expected for name, rule in RULES.items()})

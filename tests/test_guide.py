@@ -17,7 +17,7 @@ from dynaseg.batch import segment_folder
 from dynaseg.cli import app
 from dynaseg.guide import guide_at, guide_hint, guide_loss, matched, read_guide, together
 from dynaseg.hints import scribble_hint
-from dynaseg.images import InputError
+from dynaseg.images import InputError, MissingFileError
 from dynaseg.many import segment_many
 from dynaseg.segmenter import MU, NEEDS_GUIDE, PRESETS, check_settings, prepare, steps_of
 
@@ -188,18 +188,18 @@ def test_pixels_without_data_have_no_guidance(photo, guide):
     assert (one.labels[~mask] == -1).all()
 
 
-def test_strokes_come_before_the_guide(photo, guide):
-    strokes = np.zeros((40, 60), int)
-    strokes[5, 5:20] = 1
-    strokes[5, 40:55] = 2  # the guide says that both are one
-    seg = segment(photo, guide=guide, scribbles=strokes, progress=False)
-    assert (seg.labels[strokes > 0] == strokes[strokes > 0]).all()
-    marked = strokes > 0
-    one = segment(photo, guide=guide, scribbles=strokes, only_scribbled=True, progress=False)
-    other = segment(photo, guide=np.where(marked, 7, guide), scribbles=strokes, only_scribbled=True, progress=False)
+def test_scribbles_come_before_the_guide(photo, guide):
+    scribbles = np.zeros((40, 60), int)
+    scribbles[5, 5:20] = 1
+    scribbles[5, 40:55] = 2  # the guide says that both are one
+    seg = segment(photo, guide=guide, scribbles=scribbles, progress=False)
+    assert (seg.labels[scribbles > 0] == scribbles[scribbles > 0]).all()
+    marked = scribbles > 0
+    one = segment(photo, guide=guide, scribbles=scribbles, only_scribbled=True, progress=False)
+    other = segment(photo, guide=np.where(marked, 7, guide), scribbles=scribbles, only_scribbled=True, progress=False)
     np.testing.assert_array_equal(one.labels, other.labels)
-    covered = segment(photo, guide=np.where(marked, guide, -1), scribbles=strokes, progress=False)
-    np.testing.assert_array_equal(covered.labels, segment(photo, scribbles=strokes, progress=False).labels)
+    covered = segment(photo, guide=np.where(marked, guide, -1), scribbles=scribbles, progress=False)
+    np.testing.assert_array_equal(covered.labels, segment(photo, scribbles=scribbles, progress=False).labels)
 
 
 def test_a_function_sees_the_image_and_cannot_change_it(photo, guide):
@@ -297,7 +297,7 @@ def test_files_that_cannot_be_used_are_said(photo, tmp_path):
     for name in ("text.png", "text.tif", "text.npy"):
         (tmp_path / name).write_text("no picture")
         with pytest.raises(InputError, match=f"{name}' is no label picture"): segment(photo, guide=tmp_path / name)
-        with pytest.raises(FileNotFoundError): segment(photo, guide=tmp_path / f"no{name}")
+        with pytest.raises(MissingFileError, match="Check guide"): segment(photo, guide=tmp_path / f"no{name}")
     with pytest.raises(InputError, match="no label picture"): segment(photo, guide=tmp_path)
     Image.fromarray((photo[1:] * 255).astype(np.uint8)).save(tmp_path / "other.png")
     with pytest.raises(InputError, match=r"shape \(39, 60\)"): segment(photo, guide=tmp_path / "other.png")

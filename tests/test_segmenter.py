@@ -492,7 +492,7 @@ def test_every_setting_has_words_for_help():
     for thing in (segment, DynaSeg):
         for name in inspect.signature(segment).parameters:
             if name != "image": assert f"\n{name} : " in thing.__doc__, name
-    assert "[default: 20; paper: 1000]" in segment.__doc__  # T
+    assert "[default: 20; paper, dynaguide: 1000]" in " ".join(segment.__doc__.split())  # T
     assert "a whole number of at least 2, optional" in segment.__doc__  # q
 
 

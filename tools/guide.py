@@ -16,7 +16,7 @@ from skimage.segmentation import felzenszwalb
 
 from dynaseg import segment
 from dynaseg.datasets import BSD500
-from dynaseg.export import pieces
+from dynaseg.labels import regions
 from dynaseg.metrics import BestOverlap
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,7 +81,7 @@ def scored(labels, truths):
     "(connected regions, sum of the best overlaps, their count)."
     score = BestOverlap()
     score.update(labels, truths)
-    return pieces(labels).max() + 1, f"{score.sums['all']:.5f}", score.counts["all"]
+    return regions(labels).max() + 1, f"{score.sums['all']:.5f}", score.counts["all"]
 
 
 def rows_of(record, other, seed, weight):
@@ -111,7 +111,7 @@ def main():
     records = list(BSD500(os.environ["DYNASEG_DATA"], args.split, args.images.split(",")))
     with FILE.open("a", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
-        if not rows: table.writerow(COLUMNS)
+        if not file.tell(): table.writerow(COLUMNS)
         for seed in map(int, args.seeds.split(",")):
             for record, other in zip(records, records[1:] + records[:1]):
                 if (args.split, record.name, str(seed)) in done: continue
