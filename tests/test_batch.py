@@ -525,7 +525,7 @@ def two_threads():
 @pytest.mark.parametrize("settings, n", [
     ({}, 2), (dict(preset="segments"), 2), (dict(preset="paper"), 1), (dict(max_pixels=0), 1),
     (dict(variant=lambda q: 1.0), 1), (dict(features="resnet18-fpn", weights=None), 1), (dict(M=3, p=100, q=100), 1)],
-    ids=str)
+    ids=["default", "segments", "paper", "full size", "a weighting of one's own", "ResNet", "wide"])
 def test_as_many_photos_are_in_hand_as_there_are_threads_for_light_fits(two_threads, settings, n):
     checked = check_settings(device="cpu", **settings)
     assert in_hand(checked) == n and in_hand(checked._replace(device=torch.device("meta"))) == 1
