@@ -38,8 +38,8 @@ from PIL import Image
 from . import __version__
 from .datasets import IMAGE_SUFFIXES, Photos
 from .fit import is_light
-from .images import InputError, Picture, read_image
-from .labels import overlay, writing
+from .images import InputError, Picture, read_image, warn
+from .labels import write_overlay, writing
 from .many import _fitted_many, _finished, _prepared, _sharing, batch_size
 from .network import ResponseNet, cnn
 from .segmenter import (PRESETS, SETTINGS, Checked, Fitted, Prepared, Segmentation, check_settings, reading_of,
@@ -418,9 +418,14 @@ def in_words(
     "One line for a person."
     if out_of_memory(e): return "not enough memory. Try a smaller --max-pixels, --p or --q."
     lines = str(e).splitlines()
+    if isinstance(e, OSError) and e.strerror: return f"{_named(e)}{e.strerror}"
     if not lines or not lines[0]: return type(e).__name__
     speaks = isinstance(e, (ValueError, OSError, RuntimeError)) # others say too little without their name
     return lines[0] if speaks else f"{type(e).__name__}: {lines[0]}".rstrip(": ")
+
+def _named(e):
+    "The file that the system's error is about, if it says so, and a colon."
+    return "" if e.filename is None else f"{os.fsdecode(e.filename)!r}: "
 
 # %% ../nbs/17_batch.ipynb #7b40d9ae
 def fitted(
@@ -470,7 +475,7 @@ def write_results(
     for file in set(possible).difference(wanted): file.unlink(missing_ok=True) # of an earlier run, otherwise set
     seg.save(labels, overwrite=True)
     if overlays:
-        with writing(picture, overwrite=True) as draft: Image.fromarray(overlay(seg.image, seg.labels)).save(draft)
+        with writing(picture, overwrite=True) as draft: write_overlay(seg.image, seg.labels, draft)
     return {file.relative_to(out).as_posix(): sha256(file) for file in wanted}
 
 # %% ../nbs/17_batch.ipynb #5033c50e
@@ -608,6 +613,9 @@ class _Job:
                              "there is segment(file, pages='all').")
         if settings.get("scribbles") is not None:
             raise InputError("scribbles belong to one photo. Give them to segment, photo by photo.")
+        if settings.get("guide") is not None and not callable(settings["guide"]):
+            raise InputError("A guide belongs to one photo. Give a folder a function that makes a guide from a photo, "
+                             "or give guides to segment, photo by photo.")
         if suffix not in LABEL_SUFFIXES:
             raise InputError(f"suffix={suffix!r}; expected one of {', '.join(map(repr, LABEL_SUFFIXES))}.")
         self.source = Path(source)
@@ -761,8 +769,8 @@ class _Run:
         "Warns that another process has to finish first, which may have been stopped."
         rank, _ = _world()
         if rank > 0: return
-        warnings.warn(f"{name}: another process is at work on it; this run waits. If that process was stopped (kill "
-                      "-STOP, Ctrl-Z), let it go on or end it.", stacklevel=2)
+        warn(f"{name}: another process is at work on it; this run waits. If that process was stopped (kill "
+             "-STOP, Ctrl-Z), let it go on or end it.")
 
     def through(self, names, tell, again=False, wait=False):
         "Does the images, tells what became of each, and returns those that another process has."
@@ -872,8 +880,7 @@ def _useful(workers, names):
     "How many workers to start: no more than there are images, and four for each core. Warns where cores are too few."
     most = 4 * _cores()
     if workers > most:
-        warnings.warn(f"workers={workers}: this machine has {_cores()} cores for them; {most} workers run.",
-                      stacklevel=3)
+        warn(f"workers={workers}: this machine has {_cores()} cores for them; {most} workers run.")
     return min(workers, most, len(names))
 
 def _bar(names, progress):

@@ -27,7 +27,7 @@ from .images import InputError
 from .many import segment_many
 from .network import labels_at
 from .metrics import GROUPS, blank, scorer
-from .segmenter import MU, PRESETS, READING, check_settings, segment
+from .segmenter import MU, PRESETS, READ_BY, check_settings, segment
 from .silhouette import silhouette_phase
 from .speed import measured
 from .words import document
@@ -256,7 +256,7 @@ def _chosen(methods, settings):
         raise InputError(f"methods names {bad[0]!r}; expected some of {', '.join([*METHODS, *VARIANTS])}, or a dict "
                          f"with functions.")
     if bad := [name for name in settings if name not in usual
-               or name in ("image", "seed", "callback", "pages", *READING)]:
+               or name in ("image", "seed", "callback", "pages", *READ_BY)]:
         raise InputError(f"{bad[0]!r} is no setting of segment that can be chosen here.")
     settings = {name: settings[name] for name in usual if name in settings and settings[name] != usual[name].default}
     if "variant" in settings and (bad := [name for name in methods if "variant" in VARIANTS.get(name, ())]):
@@ -278,7 +278,7 @@ def _fitted(all_settings, named):
     f.settings = all_settings
     resolved = check_settings(**all_settings).settings | {"device": None}
     # which photo, not how
-    resolved = {name: value for name, value in resolved.items() if name not in ("pages", *READING)}
+    resolved = {name: value for name, value in resolved.items() if name not in ("pages", *READ_BY)}
     mark = zlib.crc32(json.dumps(resolved, sort_keys=True, default=_name).encode())
     return f, " ".join(f"{name}={_name(value)}" for name, value in named.items()), f"{mark:08x}"
 

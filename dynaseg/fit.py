@@ -104,20 +104,24 @@ def fit(
     valid: torch.Tensor | None = None, # (h, w) bool, the pixels with data; None: all
     # from the response map and its argmax to labels, a further loss and its gradient; None: no hint
     hint: Callable | None = None,
+    penalty: str = "l1", # of steps between neighbours: "l1" or "huber"
+    diagonals: bool = False, # diagonal neighbours count as well
 ) -> Iterator[Step]:
     """Yields T + 1 readings with an SGD update between each two; fewer when q' <= floor, which is the last.
 
     (Guermazi, Ksantini and Khan, DynaSeg, 2024: its method.)"""
     velocities = [torch.zeros_like(weight) for weight in net.parameters()]
+    neighbours = dict(penalty=penalty, diagonals=diagonals)
     for t in range(T + 1):
-        with fixed_threads(x, net): step, r, gradient = _read(net, x, weighting, floor, autocast, valid, hint)
+        with fixed_threads(x, net):
+            step, r, gradient = _read(net, x, weighting, floor, autocast, hint, valid=valid, **neighbours)
         yield step
         if step.n_labels <= floor or t == T: return
         net.zero_grad()
         with fixed_threads(x, net): r.backward(gradient[None])
         sgd_step(net.parameters(), velocities, lr, momentum, weight_decay)
 
-def _read(net, x, weighting, floor, autocast, valid, hint):
+def _read(net, x, weighting, floor, autocast, hint, valid, **neighbours):
     "(a reading of the network, its response with the way back to the weights, the gradient with respect to it)."
     with precision(x.device, autocast): r = net(x)
     response = r.detach()[0]
@@ -126,7 +130,7 @@ def _read(net, x, weighting, floor, autocast, valid, hint):
     if valid is not None: labels = labels.masked_fill(~valid, -1)
     q_prime = int((labels if valid is None else labels[valid]).flatten().bincount().count_nonzero())
     w = weighting(max(q_prime, floor, 1))
-    sim, con, gradient = loss_gradient(response, top, w, valid=valid)
+    sim, con, gradient = loss_gradient(response, top, w, valid=valid, **neighbours)
     loss = sim + w * con
     if hint is not None:
         loss += more

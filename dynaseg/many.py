@@ -113,6 +113,8 @@ def fit_many(
     tol: float = 0.0, # a network has settled when fewer than this share of its pixels change label
     patience: int = 5, # in so many updates in a row
     autocast: bool = False, # convolutions in bfloat16
+    penalty: str = "l1", # of steps between neighbours: "l1" or "huber"
+    diagonals: bool = False, # diagonal neighbours count as well
 ) -> Iterator[ManySteps]:
     "Yields T + 1 readings, with an SGD update between each two of the networks that have not ended; waits for nothing."
     q = net[-1].num_features // len(x)
@@ -127,7 +129,9 @@ def fit_many(
         labels = response.max(1).indices
         n_labels = floors.new_zeros(len(x), q).scatter_(1, labels.flatten(1), 1).sum(1)
         w = weights[n_labels.maximum(floors).clamp(min=1)]
-        with fixed_threads(x, net): sim, con, gradient = loss_gradient(response, labels, w[:, None, None, None])
+        with fixed_threads(x, net):
+            sim, con, gradient = loss_gradient(response, labels, w[:, None, None, None], penalty=penalty,
+                                               diagonals=diagonals)
         changed = (labels != last).flatten(1).float().mean(1)
         calm = torch.where(changed < tol, calm + 1, 0)
         ended = _why_ended(ended, n_labels, floors, calm, patience)
@@ -219,6 +223,8 @@ def _check_many(settings, **counts):
                          f"dynaseg.images.pages(file) as the photos.")
     if settings.get("scribbles") is not None:
         raise InputError("scribbles belong to one photo. Give them to segment, photo by photo.")
+    if settings.get("guide") is not None:
+        raise InputError("Many photos at once are fitted without a guide. Give it to segment, photo by photo.")
     if settings.get("features", "cnn") != "cnn" or settings.get("freeze"):
         raise InputError(f"features={settings.get('features', 'cnn')!r}, freeze={settings.get('freeze')!r}: many "
                          "photos at once are fitted with features='cnn' alone, and not frozen. Take segment for the "
@@ -232,7 +238,8 @@ def _fitted_many(ready, checked, where, check, stopped=None):
     "The fit of each photo of a batch; `where`: what to call them in an error."
     if ready[0].seen is not None: return [watched(photo) for photo in ready] # pixels without data: one by one
     floors = [photo.stop_at for photo in ready]
-    how = {name: checked.settings[name] for name in ("T", "lr", "momentum", "weight_decay", "tol", "autocast")}
+    how = {name: checked.settings[name] for name in ("T", "lr", "momentum", "weight_decay", "tol", "autocast",
+                                                        "penalty", "diagonals")}
     net = many_net([photo.net for photo in ready])
     x = torch.cat([photo.x for photo in ready])
     steps = fit_many(net, x, checked.weighting, floors, **how)

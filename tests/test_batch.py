@@ -525,7 +525,7 @@ def two_threads():
 @pytest.mark.parametrize("settings, n", [
     ({}, 2), (dict(preset="segments"), 2), (dict(preset="paper"), 1), (dict(max_pixels=0), 1),
     (dict(variant=lambda q: 1.0), 1), (dict(features="resnet18-fpn", weights=None), 1), (dict(M=3, p=100, q=100), 1)],
-    ids=str)
+    ids=["default", "segments", "paper", "full size", "a weighting of one's own", "ResNet", "wide"])
 def test_as_many_photos_are_in_hand_as_there_are_threads_for_light_fits(two_threads, settings, n):
     checked = check_settings(device="cpu", **settings)
     assert in_hand(checked) == n and in_hand(checked._replace(device=torch.device("meta"))) == 1
@@ -687,7 +687,7 @@ def test_what_reading_raises_comes_with_its_name():
     (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling"), True, "not enough memory"),
     (RuntimeError("shapes differ\nat ..."), False, "shapes differ"), (InputError("no"), False, "no"),
     (KeyError("x"), False, "KeyError: 'x'"), (AssertionError(), False, "AssertionError"),
-    (OSError(28, "No space left on device", "a\nb"), False, r"[Errno 28] No space left on device: 'a\nb'")], ids=repr)
+    (OSError(28, "No space left on device", "a\nb"), False, r"'a\nb': No space left on device")], ids=repr)
 def test_errors_in_a_line(e, memory, words):
     assert out_of_memory(e) == memory and words in in_words(e) and len(in_words(e).splitlines()) == 1
     assert memory or in_words(e) == words
