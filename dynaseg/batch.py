@@ -357,7 +357,7 @@ def in_hand(
 ) -> int:
     "How many photos a process works on at once: one for each of PyTorch's threads, where a fit uses one thread."
     settings = checked.settings
-    own = callable(settings["variant"]) # nobody knows whether two threads may call it
+    own = callable(settings["variant"]) or callable(settings["guide"]) # nobody knows whether two threads may call it
     if own or settings["features"] != "cnn" or checked.device.type != "cpu" or not settings["max_pixels"]: return 1
     with torch.device("meta"): net = ResponseNet(cnn(3, settings["M"], settings["p"]), settings["p"], settings["q"])
     weights = sum(weight.numel() for weight in net.parameters())
@@ -595,8 +595,9 @@ def _batch(batch, checked):
     "Photos in a batch; None: as suits each size, 1: none. Raises `InputError`."
     if batch is not None and (not isinstance(batch, Integral) or isinstance(batch, bool) or batch < 1):
         raise InputError(f"batch={batch!r}; expected a whole number of at least 1.")
-    if checked.settings["features"] != "cnn" or checked.settings["freeze"] or callable(checked.settings["variant"]):
-        return 1 # one by one, as `segment` does them
+    settings = checked.settings
+    other = settings["features"] != "cnn" or settings["freeze"] or settings["guide"] is not None
+    if other or callable(settings["variant"]): return 1 # one by one, as `segment` does them
     return batch or (1 if checked.device.type == "cpu" else None)
 
 class _Job:

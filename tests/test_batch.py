@@ -524,8 +524,9 @@ def two_threads():
 
 @pytest.mark.parametrize("settings, n", [
     ({}, 2), (dict(preset="segments"), 2), (dict(preset="paper"), 1), (dict(max_pixels=0), 1),
-    (dict(variant=lambda q: 1.0), 1), (dict(features="resnet18-fpn", weights=None), 1), (dict(M=3, p=100, q=100), 1)],
-    ids=["default", "segments", "paper", "full size", "a weighting of one's own", "ResNet", "wide"])
+    (dict(variant=lambda q: 1.0), 1), (dict(guide=lambda image: None), 1),
+    (dict(features="resnet18-fpn", weights=None), 1), (dict(M=3, p=100, q=100), 1)],
+    ids=["default", "segments", "paper", "full size", "one's own weight", "one's own guide", "ResNet", "wide"])
 def test_as_many_photos_are_in_hand_as_there_are_threads_for_light_fits(two_threads, settings, n):
     checked = check_settings(device="cpu", **settings)
     assert in_hand(checked) == n and in_hand(checked._replace(device=torch.device("meta"))) == 1
@@ -620,9 +621,11 @@ def test_sizes_of_batches_that_make_no_sense(photos, out, quick, wrong):
     assert not out.exists()
 
 
-def test_other_networks_are_never_in_batches(photos, out, quick, sizes):
-    segment_folder(photos, out, "1.png", batch=4, **quick | dict(features=torch.nn.Conv2d(3, 8, 1)))
-    assert sizes == []
+@pytest.mark.parametrize("own", [dict(features=torch.nn.Conv2d(3, 8, 1)), dict(variant=lambda q: 1.0),
+                                 dict(guide=lambda image: np.zeros(image.shape[:2], int))],
+                         ids=["net", "weight", "guide"])
+def test_what_is_of_ones_own_making_is_never_in_batches(photos, out, quick, sizes, own):
+    assert counts(segment_folder(photos, out, "1.png", batch=4, **quick | own)) == (1, 0, 0) and sizes == []
 
 
 def test_a_batch_begins_when_it_is_full_or_nobody_else_can_come(photo, quick):

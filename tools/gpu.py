@@ -475,7 +475,8 @@ def accuracy(bench, variant, first):
 def _answers(records, checked, at):
     "Record, update (or `end`), why its fit ended so far, and labels."
     ready = [prepare(record.image, checked) for record in records]
-    own = {name: checked.settings[name] for name in ("T", "lr", "momentum", "weight_decay", "tol")}
+    names = ("T", "lr", "momentum", "weight_decay", "tol", "penalty", "diagonals")
+    own = {name: checked.settings[name] for name in names}
     floors = [photo.stop_at for photo in ready]
     x = torch.cat([photo.x for photo in ready])
     net = many_net([photo.net for photo in ready])
