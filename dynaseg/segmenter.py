@@ -6,7 +6,8 @@
 __all__ = ['YES_NO', 'TINY', 'PRESETS', 'MU', 'READING', 'RULES', 'SETTINGS', 'K_MAX', 'LONG', 'MUCH', 'WORTH_A_TRIAL', 'CORNER',
            'ON_TOP', 'MOST_SOFT', 'PRESET_WORDS', 'Rule', 'whole', 'number', 'one_of', 'Segmentation', 'Fitted',
            'segment', 'reading_of', 'Checked', 'check_settings', 'Prepared', 'prepare', 'steps_of', 'watched', 'Cost',
-           'forecast', 'free_memory', 'announcement', 'warn_of_cost', 'finish', 'DynaSeg']
+           'forecast', 'free_memory', 'announcement', 'warn_of_cost', 'finish', 'kept_softmax',
+           'with_settings_of_segment']
 
 # %% ../nbs/13_segmenter.ipynb #be56ef2c
 import base64
@@ -20,14 +21,13 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
-from inspect import Parameter, Signature, signature
+from inspect import signature
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClusterMixin
 
 from .export import (Table, coco, geojson, pieces, polygons, svg, table, write_ome, write_png, write_table,
                             write_tiff)
@@ -880,7 +880,7 @@ def finish(
     if ready.scribbles is not None:
         used = torch.cat([used, torch.arange(len(ready.scribbles.names), device=used.device)]).unique()
     response = filled(fitted.response[used], ready.seen)
-    hierarchy = Hierarchy(ready.image, _kept_softmax(response, ready.image), ready.valid)
+    hierarchy = Hierarchy(ready.image, kept_softmax(response, ready.image), ready.valid)
     pixel_by_pixel = (not settings["cluster_level"]
                       and all(settings[name] is None for name in ("n_segments", "n_clusters", "level")))
     if ready.scribbles is not None:
@@ -915,8 +915,11 @@ def _named(labels, names):
     if others.any(): result[others] = max(names.max(), -1) + 1 + by_area(labels[others][None])[0]
     return result
 
-def _kept_softmax(response, image):
-    "(h, w, q') float32: the softmax of the labels in use, at no more pixels than patches are looked for at."
+def kept_softmax(
+    response: torch.Tensor, # (q', h, w) of the labels in use
+    image: np.ndarray, # (H, W, C) the photo
+) -> np.ndarray: # (h, w, q') float32
+    "The softmax of the labels in use, at no more pixels than patches are looked for at."
     soft = response.softmax(0)
     size = working_size(soft.shape[1:], MOST_SOFT)
     if size != tuple(soft.shape[1:]):
@@ -924,49 +927,6 @@ def _kept_softmax(response, image):
     return soft.permute(1, 2, 0).float().cpu().numpy()
 
 MOST_SOFT = 400_000 # pixels
-
-# %% ../nbs/13_segmenter.ipynb #449c0a1f
-class DynaSeg(ClusterMixin, BaseEstimator):
-    """`segment` as a scikit-learn clusterer of one image's pixels.
-
-    After `fit`: `labels_` (H, W) int64, `n_clusters_`, and `segmentation_`, the whole result."""
-    def __init__(self, preset="clusters", **settings):
-        bound = signature(segment).bind(None, preset=preset, **settings)
-        bound.apply_defaults()
-        for name, value in bound.kwargs.items(): setattr(self, name, value)
-
-    def fit(self,
-        X, # one image, as `segment` takes it
-        y=None, # ignored
-    ) -> "DynaSeg":
-        """Segments the image; returns self.
-
-        Raises what `segment` raises, and `InputError` for a table of pixels, which has lost its rows and columns, and
-        for pages="all"."""
-        if self.pages is not None:
-            raise InputError(f"pages={self.pages!r}: an estimator is for one image. Take segment(stack, pages='all'), "
-                             f"or page=1.")
-        _refuse_table(X)
-        self.segmentation_ = segment(X, **self.get_params())
-        self.labels_ = self.segmentation_.labels
-        self.n_clusters_ = self.segmentation_.n_clusters
-        return self
-
-def _refuse_table(X):
-    "Raises `InputError` for (pixels, bands), as scikit-learn's other clusterers take them."
-    shape = np.shape(X) if hasattr(X, "shape") else ()
-    if len(shape) == 2 and shape[1] <= 4 < shape[0]:
-        raise InputError(f"X has the shape {tuple(shape)}; expected one image (H, W, bands). A table of pixels, as "
-                         "from image.reshape(-1, 3), does not say which pixels are neighbours: give the image itself. "
-                         "(A grey image of so few columns: X[..., None].)")
-
-def _estimator_signature():
-    "That of `segment`, for `DynaSeg.__init__`: scikit-learn reads the names of settings there."
-    me = Parameter("self", Parameter.POSITIONAL_OR_KEYWORD)
-    image, preset, *others = signature(segment).parameters.values()
-    return Signature([me, preset.replace(kind=Parameter.POSITIONAL_OR_KEYWORD), *others])
-
-DynaSeg.__init__.__signature__ = _estimator_signature()
 
 # %% ../nbs/13_segmenter.ipynb #1a1ff487
 def _by_preset(name):
@@ -981,10 +941,10 @@ def _by_preset(name):
 PRESET_WORDS = {name: _by_preset(name) for name in ("mu", *PRESETS["paper"])}
 document(__name__, PRESET_WORDS, {name: rule.expected for name, rule in RULES.items()})
 
-def _with_settings(doc):
+def with_settings_of_segment(
+    doc: str | None, # of something that takes the settings of `segment`
+) -> str:
     "The words about the settings, from the docstring of `segment`, behind another docstring."
     head, _, _ = doc.partition("\n\nParameters\n")
     _, found, settings = segment.__doc__.partition("\npreset : ")
     return f"{head}\n\nParameters\n----------{found}{settings}" if found else head
-
-DynaSeg.__doc__ = _with_settings(DynaSeg.__doc__)

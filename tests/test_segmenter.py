@@ -1173,9 +1173,9 @@ def test_refitting_replaces_the_result(photo, quick):
 # --- the front door
 
 def test_names_of_the_package():
-    from dynaseg import segmenter
+    from dynaseg import segmenter, together
     assert (dynaseg.segment, dynaseg.DynaSeg,
-            dynaseg.Segmentation) == (segmenter.segment, segmenter.DynaSeg, segmenter.Segmentation)
+            dynaseg.Segmentation) == (segmenter.segment, together.DynaSeg, segmenter.Segmentation)
     assert {"segment", "DynaSeg", "Segmentation"} <= set(dir(dynaseg)) and {"segment", "DynaSeg",
                                                                             "Segmentation"} <= set(dynaseg.__all__)
     assert dynaseg.__version__ and dynaseg.metrics.BestOverlap
