@@ -939,8 +939,6 @@ def _by_preset(name):
     return "[" + "; ".join(f"{', '.join(names)}: {value}" for value, names in presets.items()) + "]"
 
 PRESET_WORDS = {name: _by_preset(name) for name in ("mu", *PRESETS["paper"])}
-document(__name__, PRESET_WORDS, {name: rule.expected for name, rule in RULES.items()})
-
 def with_settings_of_segment(
     doc: str | None, # of something that takes the settings of `segment`
 ) -> str:
@@ -948,3 +946,5 @@ def with_settings_of_segment(
     head, _, _ = doc.partition("\n\nParameters\n")
     _, found, settings = segment.__doc__.partition("\npreset : ")
     return f"{head}\n\nParameters\n----------{found}{settings}" if found else head
+
+document(__name__, PRESET_WORDS, {name: rule.expected for name, rule in RULES.items()})

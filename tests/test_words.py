@@ -104,7 +104,7 @@ def test_sections_in_numpydocs_form():
 
 
 MODULES = ("images", "labels", "network", "loss", "weighting", "silhouette", "fit", "outlines", "granularity",
-           "segmenter", "many", "datasets", "metrics", "extractors", "pretrained", "batch", "widgets", "speed",
+           "segmenter", "many", "together", "datasets", "metrics", "extractors", "pretrained", "batch", "widgets", "speed",
            "benchmark")
 
 
