@@ -434,7 +434,8 @@ def demo_command(
 @app.command("folder", cls=_Command, epilog=_epilog("dynaseg folder holiday results",
                                                     "dynaseg folder holiday results --glob '*.jpg' --overlays "
                                                     "--workers 2",
-                                                   "dynaseg folder holiday results --n-clusters 8"))
+                                                   "dynaseg folder holiday results --n-clusters 8",
+                                                   "dynaseg folder holiday results --same-labels"))
 @partial(with_settings, but=ONE_PHOTO)
 def folder_command(
     source: Annotated[Path, typer.Argument(metavar="IN", help="Folder with images, at any depth.", show_default=False)],
@@ -444,6 +445,12 @@ def folder_command(
     suffix: Annotated[str, typer.Option(help="Of the label maps: .png, .tif or .npz.")] = ".png",
     overlays: Annotated[bool, typer.Option("--overlays", help="Also write pictures to look at.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    same_labels: Annotated[bool, typer.Option("--same-labels", help="Fit one network to some of the images and label "
+                                                                    "all with it: a label means the same on each. It "
+                                                                    "is kept in OUT.")] = False,
+    sample: Annotated[int, typer.Option(min=1, help="With --same-labels: images that the network is fitted to.")] = 16,
+    statistics: Annotated[str, typer.Option(help="With --same-labels, of the batch norms: running (over the images of "
+                                                 "the fit) or batch (each image its own).")] = "running",
     force: Annotated[bool, typer.Option("--force", help="Replace results that were made with other settings.")] = False,
     allow_pixels: Annotated[Optional[int],
                             typer.Option(min=1, help="Accept images of up to this many pixels (Pillow's safety limit "
@@ -456,7 +463,10 @@ def folder_command(
     command)."""
     from dynaseg.batch import in_words, segment_folder
     from dynaseg.images import InputError
-    try: summary = segment_folder(source, out, glob, suffix, overlays, workers, allow_pixels, force=force, **settings)
+    sharing = {"same_labels": same_labels, "sample": sample, "statistics": statistics}
+    try:
+        summary = segment_folder(source, out, glob, suffix, overlays, workers, allow_pixels, force=force, **sharing,
+                                 **settings)
     except (InputError, OSError) as e:
         if getattr(e, "errno", None) is None:
             _usage(as_options(str(e))) # said by dynaseg before it began; the system's errors have numbers

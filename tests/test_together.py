@@ -327,3 +327,19 @@ def test_predict_wants_a_fit_and_the_same_bands(scene, quick):
     with pytest.raises(InputError, match="no photo"): DynaSeg(**quick).fit([])
     segments = DynaSeg(n_segments=4, **quick).fit(scene)
     with pytest.raises(InputError, match="belong to their photo"): segments.predict(scene)
+
+
+def test_a_fitted_estimator_can_be_pickled_and_copied(scene, quick):
+    import copy
+    import pickle
+    for given_photos in (scene, [scene, scene[:20]]):
+        model = DynaSeg(**quick).fit(given_photos)
+        for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+            assert (other.predict(scene) == model.predict(scene)).all()
+
+
+def test_equal_networks_have_equal_digests(scene, quick):
+    one, two, other = (fit_together([scene], **quick, seed=seed) for seed in (0, 0, 1))
+    assert one.digest == two.digest != other.digest and len(one.digest) == 16
+    two.label(scene, "batch")
+    assert one.digest == two.digest
