@@ -38,6 +38,7 @@ from .hints import Scribbles, marks_at, read_scribbles, scribble_hint
 from .images import (InputError, check_reading, filled, pages as all_pages, read_image, standardise, to_tensor,
                             valid_at, working_size)
 from .labels import as_rgb, by_area, overlay, writing
+from .matching import match_labels
 from .network import labels_at, over_valid
 from .outlines import MergeTree, means, resized
 from .pretrained import check_features, response_net
@@ -557,16 +558,22 @@ def _segmented(picture, checked, progress, callback):
     return finish(ready, watched(ready, progress, callback))
 
 def _each_page(image, checked, progress, callback):
-    "The segmentation of each page. Its settings are those that give this page again."
+    "The segmentation of each page. Its settings are those that give this page again, up to the numbers of clusters."
     reading = reading_of(checked.settings)
     del reading["page"]
     results = []
     for picture in all_pages(image, **reading):
         own = {"page": picture.meta["page"], "pages": None, "value_range": picture.meta["value_range"]}
         results.append(_segmented(picture, checked._replace(settings=checked.settings | own), progress, callback))
-    if len(results) > 1:
-        warnings.warn(f"{len(results)} pages, each segmented by itself: an id says nothing about the same id on "
-                      f"another page.", stacklevel=4)
+    return _matched(results) if len(results) > 1 else results
+
+def _matched(results):
+    "The pages with the same number for clusters that look alike, where that can be said. Warns where it cannot."
+    bands = {result.image.shape[2] for result in results}
+    if results[0].settings["scribbles"] is not None: return results # numbers are those of the strokes
+    if results[0].kind == "clusters" and len(bands) == 1: return list(match_labels(results))
+    warnings.warn(f"{len(results)} pages, each segmented by itself: an id says nothing about the same id on another "
+                  f"page.", stacklevel=5)
     return results
 
 READING = ("axes", "page", "value_range", "nodata", "mask") # the settings of `read_image`
@@ -939,6 +946,7 @@ def _by_preset(name):
     return "[" + "; ".join(f"{', '.join(names)}: {value}" for value, names in presets.items()) + "]"
 
 PRESET_WORDS = {name: _by_preset(name) for name in ("mu", *PRESETS["paper"])}
+
 def with_settings_of_segment(
     doc: str | None, # of something that takes the settings of `segment`
 ) -> str:

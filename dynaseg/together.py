@@ -263,11 +263,12 @@ def _check_statistics(statistics):
 def voted(
     hierarchy: Hierarchy, # of a photo, with the softmax of q' outputs
     groups: np.ndarray, # (q',) int64: the label of each output
-    min_size: int | None = None, # pixels of the photo below which a patch joins a neighbour; None: no specks
+    min_size: int | None = None, # pixels of the photo below which a patch joins a neighbour; None: none does
 ) -> np.ndarray: # (n,) int64
     "For each patch the label with the largest mean softmax."
-    parts = cut(hierarchy.tree, level=-1, min_size=hierarchy.scaled(min_size))
     shares = means(hierarchy.patches, resized(hierarchy.soft, hierarchy.patches.shape))
+    if min_size is None: return (shares @ np.eye(groups.max() + 1)[groups]).argmax(1) # nothing is asked of the tree
+    parts = cut(hierarchy.tree, level=-1, min_size=hierarchy.scaled(min_size))
     weights = hierarchy.sizes[:, None] * shares
     of_output = np.stack([np.bincount(parts, column) for column in weights.T], 1)
     of_label = of_output @ np.eye(groups.max() + 1)[groups]

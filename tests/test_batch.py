@@ -892,7 +892,8 @@ def test_the_examples_of_several_machines_are_commands(repo, tmp_path):
 def alike(quick): return quick | {"same_labels": True}
 
 
-def as_arrays(out): return {name: np.asarray(Image.open(out / name)) for name in tree(out) if name.endswith("labels.png")}
+def as_arrays(out):
+    return {name: np.asarray(Image.open(out / name)) for name in tree(out) if name.endswith("labels.png")}
 
 
 def test_one_network_labels_the_folder_and_what_comes_later(photos, out, alike, photo):

@@ -104,8 +104,8 @@ def test_sections_in_numpydocs_form():
 
 
 MODULES = ("images", "labels", "network", "loss", "weighting", "silhouette", "fit", "outlines", "granularity",
-           "segmenter", "many", "together", "datasets", "metrics", "extractors", "pretrained", "batch", "widgets",
-           "speed", "benchmark")
+           "matching", "segmenter", "many", "together", "sequence", "datasets", "metrics", "extractors",
+           "pretrained", "batch", "widgets", "speed", "benchmark")
 
 
 @pytest.mark.parametrize("name", MODULES)
