@@ -13,17 +13,21 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from inspect import signature
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 
+from .batch import MOST_TOGETHER
 from .datasets import BSD500, Dataset, VOC2012
 from .images import InputError
+from .many import segment_many
 from .network import labels_at
 from .metrics import GROUPS, blank, scorer
-from .segmenter import MU, PRESETS, READING, check_settings, segment
+from .segmenter import MU, PRESETS, READ_BY, check_settings, segment
 from .silhouette import silhouette_phase
 from .speed import measured
 from .words import document
@@ -145,11 +149,12 @@ def rows_of(
     f: Callable[[np.ndarray, int], np.ndarray], # image and seed to labels
     seed: int, # goes to f
     at: Sequence[int] = (), # updates of a DynaSeg fit to score as well
+    done: tuple[np.ndarray, float] | None = None, # labels and seconds, where they are there already
 ) -> list[dict]:
     "What one method does on one image: one row, and one more for each update in `at`."
     image, truths, found, error = record.image, record.ground_truths, {}, ""
     call = partial(f, callback=_looker(at, image.shape[:2], found)) if at else f
-    try: labels, seconds, mb = measured(lambda: call(image, seed))
+    try: labels, seconds, mb = measured(lambda: call(image, seed)) if done is None else (*done, None)
     except Exception as e: # whatever the method raised belongs to its record
         labels, seconds, mb, error = blank(image.shape), None, None, f"{type(e).__name__}: {e}".splitlines()[0]
     def row(name, labels, **more):
@@ -251,7 +256,7 @@ def _chosen(methods, settings):
         raise InputError(f"methods names {bad[0]!r}; expected some of {', '.join([*METHODS, *VARIANTS])}, or a dict "
                          f"with functions.")
     if bad := [name for name in settings if name not in usual
-               or name in ("image", "seed", "callback", "pages", *READING)]:
+               or name in ("image", "seed", "callback", "pages", *READ_BY)]:
         raise InputError(f"{bad[0]!r} is no setting of segment that can be chosen here.")
     settings = {name: settings[name] for name in usual if name in settings and settings[name] != usual[name].default}
     if "variant" in settings and (bad := [name for name in methods if "variant" in VARIANTS.get(name, ())]):
@@ -270,11 +275,32 @@ def _fitted(all_settings, named):
     Raises `InputError`."""
     def f(image, seed, callback=None):
         return segment(image, seed=seed, progress=False, callback=callback, **all_settings).labels
+    f.settings = all_settings
     resolved = check_settings(**all_settings).settings | {"device": None}
     # which photo, not how
-    resolved = {name: value for name, value in resolved.items() if name not in ("pages", *READING)}
+    resolved = {name: value for name, value in resolved.items() if name not in ("pages", *READ_BY)}
     mark = zlib.crc32(json.dumps(resolved, sort_keys=True, default=_name).encode())
     return f, " ".join(f"{name}={_name(value)}" for name, value in named.items()), f"{mark:08x}"
+
+# %% ../nbs/21_benchmark.ipynb #040f8d43
+def _in_batches(todo, chosen, batch):
+    "Yields record, method and seed with labels and seconds, if they are there: fits of DynaSeg are done in batches."
+    found = {}
+    for i, (record, name, seed) in enumerate(todo):
+        key = record.name, name, seed
+        if batch > 1 and chosen[name][2] and key not in found:
+            alike = [r for r, n, s in todo[i:] if (n, s) == (name, seed)][:4 * batch]
+            found |= {(r.name, name, seed): None for r in alike} | _fits_of(alike, name, seed, chosen[name][0], batch)
+        yield record, name, seed, found.pop(key, None)
+
+def _fits_of(records, name, seed, f, batch):
+    "Labels and seconds of the records; none of them where the batches cannot be."
+    if f.settings.get("features", "cnn") != "cnn": return {}
+    try:
+        with ThreadPoolExecutor(8) as pool: images = list(pool.map(attrgetter("image"), records))
+        segs = segment_many(images, batch=batch, seed=seed, progress=False, **f.settings)
+    except Exception: return {} # each alone will say what it is
+    return {(record.name, name, seed): (seg.labels, seg.seconds) for record, seg in zip(records, segs)}
 
 # %% ../nbs/21_benchmark.ipynb #43b052cb
 def evaluate(
@@ -285,6 +311,7 @@ def evaluate(
     at: Sequence[int] = (), # updates of DynaSeg's fits to score as well
     protocol: str | None = None, # "best-overlap" or "per-image Hungarian"; None: what papers use for this set
     progress: bool = True, # a bar, with the score so far
+    batch: int | None = None, # photos that DynaSeg fits at once; None: one on the CPU, 16 on a GPU
     **settings, # of `segment`, for the DynaSeg methods
 ) -> list[dict]: # of the whole file
     "Runs every method on every image; rows that the file has already are left out. Raises `InputError`."
@@ -300,13 +327,17 @@ def evaluate(
     todo = [(record, name, seed) for record in records for name in chosen
             for seed in ([0] if name in SEEDLESS and chosen[name][0] is METHODS[name] else seeds)
             if (name, chosen[name][1], record.name, seed) not in have]
-    with open(file, "a", newline="", encoding="utf-8") as f, tqdm(todo, unit="fit", disable=not progress) as bar:
+    batch = 1 if at else batch or (1 if check_settings(**settings).device.type == "cpu" else MOST_TOGETHER)
+    work = _in_batches(todo, chosen, batch)
+    with (open(file, "a", newline="", encoding="utf-8") as f,
+          tqdm(work, total=len(todo), unit="fit", disable=not progress) as bar):
         table = csv.DictWriter(f, columns, restval="", lineterminator="\n")
         if f.tell() == 0: table.writeheader()
-        for record, name, seed in bar:
+        for record, name, seed, done in bar:
             function, words, mark = chosen[name]
             rows += (new := [r | {"settings": words, "fingerprint": mark}
-                             for r in rows_of(record, records, protocol, name, function, seed, at if mark else ())])
+                             for r in rows_of(record, records, protocol, name, function, seed, at if mark else (),
+                                              done)])
             table.writerows(new)
             f.flush()
             bar.set_postfix_str(f"{name} {score(by_method(rows)[name, words])[-1]:.3f}", refresh=False)

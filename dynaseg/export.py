@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['SCALE', 'TIE', 'MATRIX', 'KEYS', 'DOUBLES', 'TEXTS', 'LENGTHS', 'UNITS', 'STEP_X', 'STEP_Y', 'LONGITUDE_LATITUDE',
-           'pieces', 'Place', 'place_of', 'outlines', 'polygons', 'needed', 'geojson', 'Table', 'table', 'write_table',
+           'Place', 'place_of', 'outlines', 'polygons', 'needed', 'geojson', 'Table', 'table', 'write_table',
            'storable', 'write_png', 'write_tiff', 'write_ome', 'coco', 'svg', 'read_scene']
 
 # %% ../nbs/12_export.ipynb #exp-imports
 import csv
 import importlib
-import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,28 +17,14 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from .images import InputError, Picture, limits, read_image, span
-from .labels import label_colours
+from .images import InputError, Picture, limits, read_image, span, warn
+from .labels import label_colours, regions
 from .words import document
 
 # %% ../nbs/12_export.ipynb #exp-pieces
-def pieces(
-    labels: np.ndarray, # (H, W) integers, -1: out
-) -> np.ndarray: # (H, W) int64, -1: out
-    """The connected pieces of equal labels, with ids from 0 by falling area.
-
-    Of equal areas the smaller label comes first. So labels that are such ids already stay as they are. Raises
-    `InputError`."""
-    from skimage.measure import label
-    labels = _checked_labels(labels)
-    found = label(labels, background=-1, connectivity=1) # 0: out
-    inside = found > 0
-    owner = np.zeros(found.max(), np.int64) # the label of each piece
-    owner[found[inside] - 1] = labels[inside]
-    rank = np.full(len(owner) + 1, -1)
-    rank[1 + np.lexsort((owner, -np.bincount(found[inside])[1:]))] = np.arange(len(owner))
-    return rank[found]
-
+def _regions(labels):
+    "(H, W) int64: the connected pieces of equal labels, by falling area; -1 stays. Raises `InputError`."
+    return regions(_checked_labels(labels), out=-1)
 
 def _checked_labels(labels):
     "The label map as int64. Raises `InputError` for something else."
@@ -210,7 +195,7 @@ def polygons(
 
     Outer rings run counterclockwise and holes clockwise, as numbers of (x, y). Raises `InputError`."""
     labels = _checked_labels(labels)
-    ids = pieces(labels)
+    ids = _regions(labels)
     owner = dict(zip(ids.ravel().tolist(), labels.ravel().tolist()))
     placed = _placed(meta, crs)
     found = []
@@ -290,8 +275,8 @@ def geojson(
     if name not in (None, "pixels", f"EPSG:{LONGITUDE_LATITUDE}"):
         collection["crs"] = {"type": "name", "properties": {"name": "urn:ogc:def:crs:" + name.replace(":", "::")}}
     if crs is None and place.transform and not place.epsg:
-        warnings.warn("The photo's CRS has no EPSG number, and GeoJSON has no other name for it: "
-                      "tell the program that reads the file.", stacklevel=2)
+        warn("The photo's CRS has no EPSG number, and GeoJSON has no other name for it: "
+             "tell the program that reads the file.")
     return collection | {"features": polygons(labels, meta, crs, properties)}
 
 # %% ../nbs/12_export.ipynb #exp-table
@@ -318,7 +303,7 @@ def table(
     image: np.ndarray, # (H, W, C) float32 in [0, 1]
     meta: dict | None = None, # of `read_image`
 ) -> Table:
-    """Measurements, one row for each segment (see `pieces`), by rising id.
+    """Measurements, one row for each segment (see `dynaseg.labels.regions`), by rising id.
 
     id, cluster (the label), area in pixels, top, left, bottom, right (the last two beyond it), centroid_y, centroid_x,
     perimeter in pixels, mean_1, spread_1 ... of each band (the spread is the standard deviation), neighbours (ids).
@@ -329,7 +314,7 @@ def table(
     if image.shape[:2] != labels.shape:
         raise InputError(f"The image is {image.shape[:2]} and the labels are {labels.shape}; "
                          "expected the same height and width.")
-    numbered = pieces(labels) + 1 # 0: out
+    numbered = _regions(labels) + 1 # 0: out
     low, high = (meta or {}).get("value_range") or (0, 1)
     names = ("label", "area", "bbox", "centroid", "perimeter", "intensity_mean", "intensity_std")
     measured = regionprops_table(numbered, image.astype(np.float64) * (high - low) + low, properties=names)
@@ -483,7 +468,7 @@ def coco(
     "Segments as annotations of COCO, for `json.dump`: masks as run-length codes, boxes (x, y, width, height), areas."
     from scipy.ndimage import find_objects
     labels = _checked_labels(labels)
-    numbered = pieces(labels) + 1 # 0: out
+    numbered = _regions(labels) + 1 # 0: out
     codes = _run_lengths(numbered)
     owner = dict(zip(numbered.ravel().tolist(), labels.ravel().tolist()))
     annotations = []

@@ -6,12 +6,11 @@
 __all__ = ['SPECK', 'MOST_JOINED', 'enlarged', 'joined', 'seeded_cut', 'joining_levels', 'contour_map', 'Hierarchy']
 
 # %% ../nbs/09_granularity.ipynb #9add1a7a
-import warnings
 from functools import cached_property
 
 import numpy as np
 
-from .images import InputError, filled, valid_at
+from .images import InputError, filled, valid_at, warn
 from .outlines import MergeTree, basins, cut, means, merge_order, perceived, region_graph, resized, shrunk
 from .words import document
 
@@ -83,7 +82,7 @@ def seeded_cut(
     marks: np.ndarray, # (n,) integers: the colour of each patch, 0 for no mark
 ) -> np.ndarray: # (n,) int64
     "For each patch its colour, once all merges are done that join no two colours. Raises `InputError` without a mark."
-    if not (marks > 0).any(): raise InputError("No pixel is marked; expected strokes with numbers above 0.")
+    if not (marks > 0).any(): raise InputError("No pixel is marked; expected scribbles with numbers above 0.")
     above = list(range(len(marks)))
     colour = marks.tolist()
     for a, b in tree.edges.tolist():
@@ -185,8 +184,12 @@ class Hierarchy:
         # their colours and borders
         soft: np.ndarray | None,
         valid: np.ndarray | None = None, # (H, W) bool, the pixels with data; None: all
+        maps: np.ndarray | None = None, # (h, w, e) float32 of an extractor that keeps its weights; None: there is none
     ):
-        self.image, self.soft, self.valid = image, soft, valid
+        self.image = image
+        self.soft = soft
+        self.valid = valid
+        self.maps = maps
 
     @cached_property
     def seen(self) -> np.ndarray | None:
@@ -209,7 +212,7 @@ class Hierarchy:
     @cached_property
     def tree(self) -> MergeTree:
         "The merge tree of the patches."
-        return merge_order(region_graph(self.patches, self.colours, self.soft))
+        return merge_order(region_graph(self.patches, self.colours, self.soft, self.maps))
 
     @cached_property
     def sizes(self) -> np.ndarray:
@@ -243,21 +246,30 @@ class Hierarchy:
     ) -> np.ndarray: # (n,) int64
         "For each patch its segment. Warns where the photo does not have as many."
         least = self.scaled(min_size)
+        possible = self._possible(min_size)
         if n_segments is None:
             found = cut(self.tree, level, min_size=least)
             if found.max() + 1 >= floor: return found
-            n_segments = min(floor, len(self.sizes))
-        specks = (self.tree.small < least).sum() if min_size is not None else 0
-        possible = int(len(self.sizes) - specks)
-        if n_segments < self.islands:
-            warnings.warn(f"n_segments={n_segments}: pixels without data part the photo into {self.islands} pieces, "
-                          f"and a segment is connected. You get {self.islands} segments; n_clusters has no such "
-                          f"bound.", stacklevel=4)
-        if n_segments > possible:
-            why = (f"patches that end in an edge: {possible}" if min_size is None
-                   else f"segments of at least {min_size} pixels: {possible}")
-            warnings.warn(f"n_segments={n_segments}: the photo has fewer {why}. You get those.", stacklevel=4)
+            n_segments = min(floor, possible)
+        elif n_segments < self.islands:
+            warn(f"n_segments={n_segments}: pixels without data part the photo into {self.islands} pieces, "
+                 f"and a segment is connected. You get {self.islands} segments; n_clusters has no such "
+                 f"bound.")
+        self._warn_of_fewer("n_segments", n_segments, min_size)
         return cut(self.tree, n_segments=min(n_segments, possible), min_size=least)
+
+    def _possible(self, min_size):
+        "How many segments there can be at most; patches below a `min_size` that was asked for are none."
+        specks = 0 if min_size is None else (self.tree.small < self.scaled(min_size)).sum()
+        return int(len(self.sizes) - specks)
+
+    def _warn_of_fewer(self, name, wanted, min_size):
+        "Says that so many segments or clusters, which were asked for, cannot be had."
+        possible = self._possible(min_size)
+        if wanted <= possible: return
+        why = (f"patches that end in an edge: {possible}" if min_size is None
+               else f"segments of at least {min_size} pixels: {possible}")
+        warn(f"{name}={wanted}: the photo has fewer {why}. You get those.")
 
     def clusters(self,
         level: float, # of the cut whose segments are joined
@@ -265,11 +277,13 @@ class Hierarchy:
         n_clusters: int | None = None, # so many clusters; None: as many as the network has labels in use
     ) -> np.ndarray: # (n,) int64
         "For each patch its cluster. Warns where the photo does not have as many."
-        wanted = n_clusters or self.soft.shape[2]
-        parts = cut(self.tree, level, min_size=self.scaled(min_size))
+        if n_clusters is not None: self._warn_of_fewer("n_clusters", n_clusters, min_size)
+        wanted = min(n_clusters or self.soft.shape[2], self._possible(min_size))
+        least = self.scaled(min_size)
+        parts = cut(self.tree, level, min_size=least)
         found = int(parts.max()) + 1
-        if not wanted <= found <= MOST_JOINED:
-            parts = cut(self.tree, n_segments=self._bounded(wanted, found, n_clusters), min_size=self.scaled(min_size))
+        if not wanted <= found <= MOST_JOINED: # as many as are wanted, and not so many that it takes long
+            parts = cut(self.tree, n_segments=max(wanted, min(found, MOST_JOINED)), min_size=least)
         parts = _like_a_large_one(parts, *self._of_parts(parts))
         sizes, features = self._of_parts(parts)
         return joined(sizes, features, min(wanted, len(sizes)))[parts]
@@ -280,31 +294,22 @@ class Hierarchy:
         sums = np.stack([np.bincount(parts, self.sizes * feature) for feature in self.features.T], 1)
         return sizes, sums / sizes[:, None]
 
-    def _bounded(self, wanted, found, n_clusters):
-        """How many segments to join: as many as are wanted at least, if there are as many, and not so many that it
-        takes long."""
-        patches = len(self.sizes)
-        if n_clusters is not None and n_clusters > patches:
-            warnings.warn(f"n_clusters={n_clusters}: the photo has fewer patches that end in an edge: {patches}. You "
-                          f"get those.", stacklevel=5)
-        return min(max(wanted, min(found, MOST_JOINED)), patches)
-
     def seeded(self,
-        strokes: np.ndarray, # (H, W) integers: colours from 1, 0 where nothing is marked
+        scribbles: np.ndarray, # (H, W) integers: colours from 1, 0 where nothing is marked
     ) -> np.ndarray: # (H, W) int64, colours
         "A colour for each pixel of the photo; marked pixels keep theirs."
-        if self.valid is not None: strokes = np.where(self.valid, strokes, 0)
-        i, j = strokes.nonzero()
+        if self.valid is not None: scribbles = np.where(self.valid, scribbles, 0)
+        i, j = scribbles.nonzero()
         h, w = self.patches.shape
-        marked = strokes[i, j].astype(np.int64)
-        patch = self._everywhere[i * h // strokes.shape[0], j * w // strokes.shape[1]]
+        marked = scribbles[i, j].astype(np.int64)
+        patch = self._everywhere[i * h // scribbles.shape[0], j * w // scribbles.shape[1]]
         counts = np.zeros((len(self.sizes), marked.max(initial=0) + 1), np.int64)
         np.add.at(counts, (patch, marked), 1)
         marks = counts.argmax(1) # the colour of most of its marked pixels
         labels = self.at_pixels(seeded_cut(self.tree, marks))
         torn = (counts > 0).sum(1) > 1
-        if torn.any(): labels = _nearest_stroke(labels, strokes, self.at_pixels(torn))
-        return np.where(strokes > 0, strokes, labels)
+        if torn.any(): labels = _nearest_scribble(labels, scribbles, self.at_pixels(torn))
+        return np.where(scribbles > 0, scribbles, labels)
 
     def halves(self,
         inside: np.ndarray, # (n,) bool: the patches of a segment
@@ -348,11 +353,11 @@ def _like_a_large_one(parts, sizes, features):
     alike[large] = np.arange(MOST_JOINED) # itself, also where two are equal
     return alike[parts].astype(np.int64)
 
-def _nearest_stroke(labels, strokes, where):
-    "The labels, but the colour of the nearest stroke inside `where`, (H, W) bool."
+def _nearest_scribble(labels, scribbles, where):
+    "The labels, but the colour of the nearest scribble inside `where`, (H, W) bool."
     from scipy.ndimage import distance_transform_edt
-    i, j = distance_transform_edt(strokes == 0, return_distances=False, return_indices=True)
-    return np.where(where, strokes[i, j], labels)
+    i, j = distance_transform_edt(scribbles == 0, return_distances=False, return_indices=True)
+    return np.where(where, scribbles[i, j], labels)
 
 def _part_without(edges, order, inside):
     """(n,) bool: one part of the patches `inside` once the last edge in `order` is left out, or one that no edge

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LAB_UNIT', 'LIGHTNESS', 'SCALES', 'RARE', 'LEAST_READING', 'RIDGE', 'TINY', 'BROAD', 'READING', 'DISTANCE',
-           'LEAST_DISTANCE', 'SIZE', 'TYPICAL', 'resized', 'shrunk', 'perceived', 'slope', 'basins', 'neighbour_steps',
-           'texture', 'co_occurrence', 'surprise', 'RegionGraph', 'means', 'label_readings', 'region_graph', 'whitened',
-           'MergeTree', 'merge_order', 'cut']
+           'LEAST_DISTANCE', 'SIZE', 'KNOWN', 'TYPICAL', 'resized', 'shrunk', 'perceived', 'slope', 'basins',
+           'neighbour_steps', 'texture', 'co_occurrence', 'surprise', 'RegionGraph', 'means', 'label_readings',
+           'region_graph', 'whitened', 'MergeTree', 'merge_order', 'cut']
 
 # %% ../nbs/08_outlines.ipynb #0f706500
 from typing import NamedTuple
@@ -172,6 +172,7 @@ class RegionGraph(NamedTuple):
     # (m, 3) pairs of neighbours across their border, and the sums of their fine and broad steps; (m, 6) with those of
     # `label_readings`
     border: np.ndarray
+    known: np.ndarray | None = None # (n, e) means of the maps of an extractor; None: there is none
 
 # %% ../nbs/08_outlines.ipynb #6b9d6ea8
 def means(
@@ -202,6 +203,7 @@ def region_graph(
     patches: np.ndarray, # (h, w) ids from 0, each in use; -1: no data
     colours: np.ndarray, # (h, w, C') from `perceived`
     soft: np.ndarray | None = None, # (h', w', q) float32 softmax of the response map, of any size; None: colours alone
+    maps: np.ndarray | None = None, # (h', w', e) float32 of an extractor that keeps its weights, of any size
 ) -> RegionGraph:
     "The patches as a graph."
     n = patches.max() + 1
@@ -220,7 +222,8 @@ def region_graph(
     across = [g[between] for g in (*steps, *readings)]
     sizes = np.bincount(patches[patches >= 0]).astype(float)
     edges = np.stack([keys // n, keys % n], 1)
-    return RegionGraph(sizes, np.concatenate(features, 1), inner, edges, _sums(which, len(keys), across))
+    known = None if maps is None else means(patches, resized(maps, patches.shape))
+    return RegionGraph(sizes, np.concatenate(features, 1), inner, edges, _sums(which, len(keys), across), known)
 
 def _flat(parts): return np.concatenate([part.ravel() for part in parts])
 
@@ -249,8 +252,11 @@ def whitened(
     ridge = RIDGE * np.trace(within) / len(within) or 1.0 # 1: no two neighbours differ
     within += ridge * np.eye(len(within))
     variances, directions = np.linalg.eigh(within)
-    found = (features - features.mean(0)) @ (directions / np.sqrt(np.maximum(variances, TINY)))
-    return found / max(np.sqrt((found**2).sum(1).mean()), TINY)
+    return _in_units((features - features.mean(0)) @ (directions / np.sqrt(np.maximum(variances, TINY))))
+
+def _in_units(centred):
+    "Features whose mean is 0, divided by their root mean square."
+    return centred / max(np.sqrt((centred**2).sum(1).mean()), TINY)
 
 # %% ../nbs/08_outlines.ipynb #f686e6ed
 BROAD = 0.5 # powers of kappa, all chosen on BSD500's training photos: of the broad contrast
@@ -258,13 +264,17 @@ READING = 0.1 # of each reading of the labels
 DISTANCE = 0.2 # of the distance between features
 LEAST_DISTANCE = 0.02 # is added to it, or neighbours of equal colour would merge through any edge
 SIZE = 0.03 # of the pixels of the smaller region
+KNOWN = 0.3 # of the distance between the maps of an extractor
 
 class _Regions:
     "Regions and borders while they merge, as tables of sums: to join is to add."
     def __init__(self, graph):
         sizes = graph.sizes[:, None]
-        # pixels, pairs, fine and broad steps, features
-        self.table = np.concatenate([sizes, graph.inner, graph.features * sizes], 1)
+        # pixels, pairs, fine and broad steps, features, those of an extractor
+        known = np.zeros((len(sizes), 0)) if graph.known is None else _in_units(graph.known - graph.known.mean(0))
+        self.own = slice(4, 4 + graph.features.shape[1])
+        self.known = slice(self.own.stop, self.own.stop + known.shape[1])
+        self.table = np.concatenate([sizes, graph.inner, graph.features * sizes, known * sizes], 1)
         self.ends = graph.edges
         self.border = graph.border
         self.origin = np.arange(len(graph.edges)) # the border of the graph that this one came from
@@ -272,7 +282,7 @@ class _Regions:
         self.typical = np.array(steps) / max(pairs, 1) + 1e-6 # the mean steps of the whole photo
         cost = self.kappa(self.ends, self.border)
         weak = np.exp(-cost / max(np.median(cost), TINY)) if len(cost) else cost
-        self.table[:, 4:] = whitened(graph.features, graph.edges, graph.border[:, 0] * weak) * sizes
+        self.table[:, self.own] = whitened(graph.features, graph.edges, graph.border[:, 0] * weak) * sizes
         self.cost = self.kappa(self.ends, self.border)
 
     def kappa(self, ends, border):
@@ -281,9 +291,10 @@ class _Regions:
         inside_a, inside_b = (side[:, 2:4] / np.maximum(side[:, 1:2], 1) for side in (a, b))
         contrast = border[:, 1:3] / border[:, :1] / (np.minimum(inside_a, inside_b) + self.typical)
         readings = np.prod(border[:, 3:] / border[:, :1], axis=1)
-        distance = np.linalg.norm(a[:, 4:] / a[:, :1] - b[:, 4:] / b[:, :1], axis=-1) + LEAST_DISTANCE
         smaller = np.minimum(a[:, 0], b[:, 0])
-        return contrast[:, 0] * contrast[:, 1] ** BROAD * readings**READING * distance**DISTANCE * smaller**SIZE
+        cost = contrast[:, 0] * contrast[:, 1] ** BROAD * readings**READING * _apart(a, b, self.own)**DISTANCE
+        if self.known.start < self.known.stop: cost = cost * _apart(a, b, self.known)**KNOWN
+        return cost * smaller**SIZE
 
     def join(self, target):
         "Makes each region a part of the one that `target` (n,) names; most name themselves."
@@ -309,6 +320,10 @@ class _Regions:
         self.border = np.concatenate([self.border[rest], border])
         self.origin = np.concatenate([self.origin[rest], self.origin[first]])
         self.ends = np.concatenate([self.ends[rest], self.ends[first]])
+
+def _apart(a, b, columns):
+    "(m,) distances between the mean features of pairs of regions, and a little."
+    return np.linalg.norm(a[:, columns] / a[:, :1] - b[:, columns] / b[:, :1], axis=-1) + LEAST_DISTANCE
 
 # %% ../nbs/08_outlines.ipynb #fd079bd1
 class MergeTree(NamedTuple):

@@ -162,7 +162,7 @@ def _frames(pictures, settings, checked, updates, inertia, palette):
 def _soft(network, picture, checked, updates):
     "(h, w, k) float32: the softmax of a frame's outputs after so many updates; joined ones count together."
     x, seen = network.input(picture, "batch")
-    names = ("lr", "momentum", "weight_decay", "autocast")
+    names = ("lr", "momentum", "weight_decay", "autocast", "penalty", "diagonals")
     how = {name: checked.settings[name] for name in names}
     stop_at = min(network.floor or 0, checked.settings["q"] - 1)
     with own_statistics(network.norms), over_valid(network.net, seen), kept_memory():

@@ -11,7 +11,6 @@ __all__ = ['GAP', 'STATISTICS', 'Canvas', 'at_working_size', 'on_canvas', 'norms
 import json
 import os
 import time
-import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from inspect import Parameter, Signature, signature
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 from zipfile import BadZipFile
 
@@ -30,14 +30,15 @@ from torch import nn
 
 from .fit import Step, fixed_threads, precision
 from .granularity import Hierarchy, joined
-from .images import InputError, Picture, filled, read_image, standardise, to_tensor, valid_at, working_size
+from .images import (InputError, Picture, filled, read_image, standardise, to_tensor, valid_at, warn,
+                            working_size)
 from .labels import writing
 from .many import read_each
 from .network import ResponseNet, labels_at, over_valid
 from .outlines import cut, means, perceived, resized
 from .pretrained import response_net
-from .segmenter import (RULES, Prepared, Segmentation, check_settings, finish, kept_softmax, prepare,
-                               reading_of, segment, warn_of_cost, watched, with_settings_of_segment)
+from .segmenter import (RULES, Prepared, Segmentation, check_settings, finish, kept_softmax, maps_of,
+                               prepare, reading_of, segment, warn_of_cost, watched, with_settings_of_segment)
 from .words import document
 
 # %% ../nbs/14b_together.ipynb #tg0012
@@ -125,8 +126,7 @@ def groups_of(
     sizes = areas[used].numpy()
     if n_clusters is None: return used, (-sizes).argsort(kind="stable").argsort(kind="stable")
     if n_clusters > len(used):
-        warnings.warn(f"n_clusters={n_clusters}: the network has {len(used)} labels in use on these photos. You get "
-                      f"those.", stacklevel=4)
+        warn(f"n_clusters={n_clusters}: the network has {len(used)} labels in use on these photos. You get those.")
     soft = response[used].softmax(0).cpu()[:, seen].T.numpy()
     like = np.concatenate([perceived(image, valid)[valid], np.sqrt(soft) / 2], 1)
     number = torch.searchsorted(used, winners).numpy()
@@ -136,6 +136,7 @@ def groups_of(
 
 # %% ../nbs/14b_together.ipynb #tg0024
 STATISTICS = ("running", "batch")
+_TURN = Lock() # batch norms are set for one photo; one of another thread waits
 
 @dataclass(eq=False)
 class SharedNetwork:
@@ -201,7 +202,7 @@ class SharedNetwork:
         "The response map of a photo, of the outputs in use. Raises `InputError`."
         x, seen = self.input(picture, statistics)
         norms = self.norms if statistics == "batch" else []
-        with own_statistics(norms), over_valid(self.net, seen), fixed_threads(x, self.net):
+        with _TURN, own_statistics(norms), over_valid(self.net, seen), fixed_threads(x, self.net):
             with precision(x.device, self.settings["autocast"]): r = self.net(x)[0]
         return filled(r[self.used.to(r.device)], seen)
 
@@ -216,7 +217,8 @@ class SharedNetwork:
         settings = self.settings
         picture = photo if isinstance(photo, Picture) else read_image(photo, **reading_of(settings))
         response = self.response(picture, statistics)
-        hierarchy = Hierarchy(picture.pixels, kept_softmax(response, picture.pixels), picture.valid)
+        maps = maps_of(self.net, picture.pixels, picture.valid, settings["features"], self.device)
+        hierarchy = Hierarchy(picture.pixels, kept_softmax(response, picture.pixels), picture.valid, maps)
         if settings["cluster_level"]:
             of_patch = self._of_patches(hierarchy, settings)
             labels = hierarchy.at_pixels(of_patch)
@@ -341,6 +343,8 @@ def check_shared(
                          "out n_segments, level and preset='segments'; ask the result of a photo with at().")
     if settings["scribbles"] is not None:
         raise InputError("scribbles belong to one photo. Give them to segment, photo by photo.")
+    if settings["guide"] is not None:
+        raise InputError("A guide belongs to one photo. Give it to segment, photo by photo.")
     if settings["pages"] is not None:
         raise InputError("pages='all': here each photo is one picture. For all pages of a file pass "
                          "list(dynaseg.images.pages(file)) as the photos.")

@@ -31,7 +31,7 @@ from .images import InputError, load_image, to_tensor, working_size
 from .fit import Step
 from .labels import as_rgb, label_colours, label_picture, overlay, writing
 from .outlines import means
-from .segmenter import MU, PRESETS, SETTINGS, Segmentation, segment
+from .segmenter import MU, NEEDS_GUIDE, PRESETS, SETTINGS, Segmentation, segment
 from .silhouette import silhouette_phase
 from .words import document
 
@@ -359,8 +359,8 @@ _RESOLUTIONS = [*((f"{n:,} pixels", n) for n in (5_000, 10_000, 40_000, 160_000)
 class Knobs:
     "The knobs of one fit; `settings()` is what `segment` wants to know."
     def __init__(self):
-        first = next(iter(PRESETS))
-        self.preset = widgets.Dropdown(options=[*PRESETS], value=first, description="preset", layout=_WIDTH)
+        presets = [name for name in PRESETS if name not in NEEDS_GUIDE]
+        self.preset = widgets.Dropdown(options=presets, value=presets[0], description="preset", layout=_WIDTH)
         self.variant = widgets.Dropdown(options=_VARIANTS, description="weight", layout=_WIDTH)
         self.mu = widgets.SelectionSlider(options=[(f"{mu:g}", mu) for mu in _MUS], description="mu", layout=_WIDTH)
         self.T = widgets.IntSlider(min=1, max=1000, description="updates T", layout=_WIDTH)
@@ -759,7 +759,7 @@ class Answers:
         strokes = (*self.last.strokes, (number, path))
         if len({number for number, _ in strokes}) < 2: return self.stack.append(self.last._replace(strokes=strokes))
         seg = self.fitted.seeded(self.drawn(strokes))
-        self.stack.append(Answer(seg, self.last.asked, ".seeded(strokes)", strokes))
+        self.stack.append(Answer(seg, self.last.asked, ".seeded(scribbles)", strokes))
 
     def drawn(self,
         strokes: tuple | None = None, # None: those of the newest

@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+from functools import wraps
 from itertools import product
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from dynaseg.benchmark import (
     score,
     table,
 )
+from dynaseg import benchmark
 from dynaseg.datasets import BSD500, Dataset, ICoseg, Photos, VOC2012
 from dynaseg.hierarchies import FAMILIES
 from dynaseg.images import InputError
@@ -148,6 +150,38 @@ def test_memory_is_counted_anew_for_each_call(python):
     needed = ast.literal_eval(python(code))
     if needed[0] is None: pytest.skip("this system does not tell the peak of a process")
     assert all(80 < mb < 200 for mb in needed), needed
+
+
+def test_batches_change_seconds_and_memory_alone(bsd, tmp_path, monkeypatch):
+    "In 64 bits, where rounding does not reach the labels: rows, their order, and what the file has already."
+    tensor, net, many, sizes = segmenter.to_tensor, segmenter.response_net, benchmark.segment_many, []
+    monkeypatch.setattr(segmenter, "to_tensor", lambda *given: tensor(*given).double())
+    monkeypatch.setattr(segmenter, "response_net", lambda *given, **named: net(*given, **named).double())
+    monkeypatch.setattr(benchmark, "segment_many", lambda images, **named: sizes.append(len(images))
+                        or many(images, **named))
+    def rows(batch, methods=("fsf", "blank", "ours")):
+        found = evaluate(bsd, methods, seeds=(0, 1), out=tmp_path / f"{batch}.csv", batch=batch, **QUICK)
+        return [r | {"seconds": None, "mb": None} for r in found], found
+    evaluate(bsd, ["fsf"], out=tmp_path / "2.csv", **QUICK)
+    (alone, _), (together, found) = rows(1), rows(2)
+    assert sorted(map(str, together)) == sorted(map(str, alone)) and sizes == [3, 3, 3]  # one was there already
+    assert all(r["seconds"] > 0 for r in found if r["method"] in VARIANTS)
+    assert [r["mb"] for r in found if r["method"] == "ours"] == [None] * 6
+
+
+def test_where_a_batch_cannot_be_each_row_has_its_own_error(bsd, tmp_path, monkeypatch):
+    path = bsd.records[1].path
+    Image.fromarray(np.zeros((36, 48, 3), np.uint8)).save(path)
+    one = benchmark.segment
+    @wraps(one)
+    def segment(image, **named):
+        if not image.any(): raise InputError("all black")
+        return one(image, **named)
+    def refuse(*_, **__): raise MemoryError
+    monkeypatch.setattr(benchmark, "segment", segment)
+    monkeypatch.setattr(benchmark, "segment_many", refuse)
+    rows = evaluate(bsd, ["ours"], out=tmp_path / "r.csv", batch=2, **QUICK)
+    assert [r["error"] for r in rows] == [None, "InputError: all black", None]
 
 
 def test_labels_on_the_way_get_rows_of_their_own(bsd, tmp_path):

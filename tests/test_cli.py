@@ -19,7 +19,7 @@ import tifffile
 from PIL import Image
 
 from dynaseg import segment
-from dynaseg.cli import FILES, NOT_OPTIONS, app, demo_command, main, segment_command
+from dynaseg.cli import FILES, NOT_OPTIONS, _option_name, app, demo_command, main, segment_command
 from dynaseg.labels import by_area, overlay
 
 SMALL = ["--M", "1", "--p", "6", "--q", "6", "--T", "2", "--device", "cpu"]
@@ -197,8 +197,12 @@ def test_every_option_reaches_the_library(cli, monkeypatch):
                   tol=0.1, cluster_level=0.9, max_pixels=300, seed=9, device="cpu")
     args = [part for name, value in wanted.items() for part in (f"--{name.replace('_', '-')}", value)]
     wanted |= dict(axes="CYX", page=3, value_range=(0.0, 4095.0), nodata=[-9999.0, 0.0], mask="region.png")
-    wanted |= dict(scribbles="strokes.png", unmarked=255, only_scribbled=True)
-    args += ["--scribbles", "strokes.png", "--unmarked", "255", "--only-scribbled"]
+    wanted |= dict(scribbles="strokes.png", only_scribbled=True)
+    args += ["--scribbles", "strokes.png", "--only-scribbled"]
+    wanted |= dict(guide="guide.png", guide_weight=0.5, unguided=0, guide_matching="majority", penalty="huber",
+                   diagonals=True)
+    args += ["--guide", "guide.png", "--guide-weight", "0.5", "--unguided", "0", "--guide-matching", "majority",
+             "--penalty", "huber", "--diagonals"]
     args += ["--axes", "CYX", "--page", "3", "--value-range", "0", "4095", "--nodata", "-9999,0", "--mask",
              "region.png"]
     assert cli("segment", "photo.png", *args, "--no-progress", "--no-freeze", "--standardised", "--autocast")[0] == 1
@@ -218,6 +222,53 @@ def test_min_labels_in_words(cli, folder, words, value):
     assert json.loads(out)["floor"] == segment("photo.png", M=1, p=6, q=6, T=2, device="cpu", min_labels=value).floor
 
 
+KEPT = """
+--preset segments
+--preset segments --n-segments 3
+--preset paper --T 2 --min-labels none
+--n-clusters 3 --min-size 20
+--level 0.3 --min-labels 2
+--n-segments 4 --max-pixels 0 --seed 7
+--value-range 0 200 --nodata none
+--nodata 0
+--nodata 3,4,5 --mask mask.png
+--page 2 --axes ZYXC
+--page all
+--variant fixed --mu 3 --on features --no-standardised --padding zeros
+--cluster-level 0 --tol 0
+--scribbles drawn.png --only-scribbled
+--scribbles drawn.png
+--features resnet18-stem --weights none --no-freeze --max-pixels 2000
+"""
+
+
+@pytest.mark.parametrize("line", KEPT.split("\n")[1:-1])
+def test_the_settings_of_a_result_repeat_it(cli, folder, photo, line):
+    Image.fromarray(np.full(photo.shape[:2], 255, np.uint8)).save("mask.png")
+    drawn = np.zeros((*photo.shape[:2], 4), np.uint8)
+    drawn[2:5, 2:8] = 255, 0, 0, 255
+    drawn[15:20, 20:25] = 0, 255, 0, 255
+    Image.fromarray(drawn).save("drawn.png")
+    source = "photo.png"
+    if "--page" in line:
+        source = "stack.tif"
+        tifffile.imwrite(source, np.stack([photo, photo[::-1]]), photometric="rgb")
+    place = "photo" if source == "photo.png" else "stack" + ("/page-2" if "all" in line else "")
+    assert cli("segment", source, "--out", "one", *SMALL, *line.split())[0] == 0
+    made = folder / "one" / place
+    assert cli("segment", source, "--out", "two", "--settings", made / "settings.json", "--device", "cpu")[0] == 0
+    again = folder / "two" / place.partition("/")[0]
+    assert (again / "labels.png").read_bytes() == (made / "labels.png").read_bytes()
+    assert json.loads((again / "settings.json").read_text()) == json.loads((made / "settings.json").read_text())
+
+
+def test_an_option_replaces_the_question_of_a_file_of_settings(cli, folder):
+    assert cli("segment", "photo.png", "--out", "one", *SMALL, "--preset", "segments")[0] == 0
+    kept = folder / "one" / "photo" / "settings.json"
+    code, out, _ = cli("segment", "photo.png", "--out", "two", "--settings", kept, "--n-clusters", "2", "--json")
+    assert (code, json.loads(out)["kind"], json.loads(out)["n_labels"]) == (0, "clusters", 2)
+
+
 def test_help(cli):
     code, out, err = cli("segment", "--help")
     assert code == 0
@@ -228,6 +279,44 @@ def test_help(cli):
     assert code == 0 and "segment" in out and "demo" in out
     code, out, err = cli()
     assert code in (0, 2) and "Usage" in out + err
+
+
+COMMANDS = ("segment", "demo", "folder", "evaluate", "report")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_for_people_who_do_not_write_python(cli, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, err = cli(command, "-h")
+    assert (code, err) == (0, "") and max(map(len, out.splitlines())) <= 80
+    assert not re.search(r"<\w+|None|\bTrue\b|\bFalse\b|x>=|`|\(H, W\)|\{", out)
+    examples = out.partition("Examples:\n")[2].splitlines()
+    assert len(examples) >= 3 and examples[-1].strip().startswith("More: https://")
+    assert all(line.startswith(f"    dynaseg {command}") for line in examples[:-1])
+
+
+def test_help_names_what_every_setting_may_be(cli, monkeypatch):
+    from dynaseg.segmenter import PRESET_WORDS, RULES
+    monkeypatch.setenv("COLUMNS", "80")
+    out = " ".join(cli("segment", "--help")[1].split())
+    given = options("segment")
+    for name, rule in RULES.items():
+        if name not in given: continue
+        if rule.choices: assert f"{_option_name(name)} {'|'.join(rule.choices)} " in out, name
+        elif rule.kind is not bool: assert given[name].metavar in ("N", "NUMBER", "N|all"), name
+    for said in ("[above 0; default: fsf 40, scf 5, fixed 5; paper, dynaguide: fsf 15, scf 50, fixed 5]",
+                 "[at least 0 and below 1; default: 0.9]", "[from 0 to 4294967295; default: 0]",
+                 "[at least 0; default: not used; segments: 1.4]", "[default: yes; paper, dynaguide: no]"):
+        assert said in out, said
+    for words in PRESET_WORDS.values():
+        assert words.strip("[]").replace("True", "yes").replace("False", "no") in out
+
+
+def test_help_says_which_settings_exclude_each_other(cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    out = " ".join(cli("segment", "--help")[1].split())
+    for one, two in (("n-clusters", "level"), ("n-segments", "level"), ("n-segments", "n-clusters")):
+        assert f"not together with --{one} or --{two}" in out
 
 
 def test_version(cli):
@@ -384,6 +473,133 @@ def test_two_images_of_one_stem_get_folders_by_their_whole_names(cli, folder, ph
     assert cli("segment", "photo.png", "photo.jpg", *SMALL)[0] == 0
     assert tree("segments") == sorted(n for name in ("photo.jpg", "photo.png")
                                       for n in (name, *(f"{name}/{file}" for file in FILES)))
+
+
+WRONG = """
+segment nowhere.png
+segment empty
+segment text.png
+segment cut.jpg
+segment zero.png
+segment https://example.org/a.png
+segment photo.png --preset
+segment photo.png --preset slow
+segment photo.png --n-segments 2.5
+segment photo.png --n-segments=many
+segment photo.png --n-clusters -1
+segment photo.png --level none
+segment photo.png --level nan
+segment photo.png --min-size x
+segment photo.png --max-pixels 1e4
+segment photo.png --seed -1
+segment photo.png --axes QQ
+segment photo.png --axes ZYX
+segment photo.png --page 7
+segment photo.png --page x
+segment photo.png --value-range 1
+segment photo.png --value-range 1 x
+segment photo.png --value-range 5 1
+segment photo.png --nodata x
+segment photo.png --nodata 1,2,3,4,5
+segment photo.png --mask nowhere.png
+segment photo.png --mask text.png
+segment photo.png --mask empty
+segment photo.png --variant fcf
+segment photo.png --mu x
+segment photo.png --min-labels none --q 1
+segment photo.png --min-labels x
+segment photo.png --on eyes
+segment photo.png --T 0
+segment photo.png --tol 1
+segment photo.png --padding ones
+segment photo.png --cluster-level -1
+segment photo.png --scribbles nowhere.png
+segment photo.png --scribbles empty
+segment photo.png --scribbles text.png
+segment photo.png --scribbles photo.png
+segment photo.png --scribbles photo.png --n-segments 3
+segment photo.png --features vgg
+segment photo.png --features resnet18-fpn --weights nowhere.pth
+segment photo.png --weights text.png
+segment photo.png --device tpu
+segment photo.png --format gif
+segment photo.png --nodata-label -1
+segment photo.png --allow-pixels x
+segment photo.png --allow-pixels 0
+segment photo.png --settings nowhere.json
+segment photo.png --settings empty
+segment photo.png --settings text.png
+segment photo.png --settings list.json
+segment photo.png --settings unknown.json
+segment photo.png --out text.png
+segment photo.png --out text.png/deeper
+segment photo.png --out - --out
+segment photo.png text.png --out -
+segment photo.png --jsn
+segment
+sgment photo.png
+photo.png
+empty
+-x
+folder empty
+folder nowhere out
+folder empty out
+folder photo.png out
+folder . photo.png
+folder . out --suffix gif
+folder . out --workers x
+folder . out --glob *.gif
+evaluate
+evaluate bsd --root empty
+evaluate bsd500 --root nowhere
+evaluate bsd500 --root empty --subset x
+evaluate icoseg --root empty --split val
+report nowhere.csv
+report empty
+report text.png
+demo photo.png
+demo --out photo.png
+"""
+
+
+@pytest.fixture
+def mistakes(folder):
+    "What the wrong commands name."
+    (folder / "empty").mkdir()
+    (folder / "text.png").write_text("not a photo")
+    (folder / "cut.jpg").write_bytes((folder / "photo.png").read_bytes()[:60])
+    (folder / "zero.png").touch()
+    (folder / "list.json").write_text('{"settings": [1]}')
+    (folder / "unknown.json").write_text('{"settings": {"colour": 1}}')
+
+
+@pytest.mark.parametrize("line", WRONG.split("\n")[1:-1])
+def test_a_wrong_command_gets_one_line_without_python(cli, mistakes, line):
+    code, out, err = cli(*line.split())
+    assert code in (1, 2) and out == "" and len(err.splitlines()) == 1 and err.startswith("error: ")
+    assert not re.search(r"None|True|False|Errno|\w+Error|Exception|\b\w+=|\(\)|nn\.|PIL|<|should be", err)
+
+
+@pytest.mark.parametrize("line", [line for line in WRONG.split("\n")[1:-1] if line.startswith("segment")])
+def test_a_wrong_command_with_json_gets_one_document(cli, mistakes, line):
+    code, out, err = cli("segment", "--json", *line.split()[1:])
+    said = [json.loads(document) for document in out.splitlines()]
+    assert code in (1, 2) and len(said) == 1 and said[0]["error"]
+
+
+@pytest.mark.parametrize("args, words", [
+    (["photo.png"], "dynaseg segment 'photo.png'"), (["."], "dynaseg folder '.' OUT"),
+    (["sgment", "x"], "Did you mean 'segment'? See dynaseg --help."),
+    (["segment", "photo.png", "--n-segments=many"], "--n-segments 'many'; expected a whole number."),
+    (["segment", "photo.png", "--value-range", "1", "x"], "--value-range '1 x'; expected a number."),
+    (["folder", ".", "out", "--workers", "0"], "--workers '0'; expected a whole number of at least 1. See dynaseg f"),
+    (["segment", "photo.png", "--n-segments", "3", "--level", "1"], "--n-segments 3 and --level 1.0"),
+    (["segment", "photo.png", "--out", "photo.png"], "'photo.png': nothing can be written there (Not a directory)"),
+    (["segment", "photo.png", "--scribbles", "nowhere.png"], "There is no file 'nowhere.png'"),
+    (["segment", "photo.png", "--out", "-", "--json"], "--json and --out - both write to standard output")])
+def test_mistakes_say_what_to_do(cli, folder, args, words):
+    code, _, err = cli(*args)
+    assert code in (1, 2) and words in err
 
 
 @posix
@@ -591,7 +807,7 @@ def test_under_torchrun_images_that_fail_are_no_reason_to_start_again(cli, album
 @pytest.mark.parametrize("args, words", [
     (["folder", "in"], "OUT"), (["folder", "nowhere", "out"], "not a folder"),
     (["folder", "in", "in"], "lie in the output folder"), (["folder", "in", "in/1.png"], "is a file"),
-    (["folder", "in", "out", "--suffix", "png"], "suffix='png'"),
+    (["folder", "in", "out", "--suffix", "png"], "--suffix 'png'"),
     (["folder", "in", "out", "--glob", "*.gif"], "'*.gif'"), (["folder", "in", "out", "--workers", "0"], "--workers"),
     (["folder", "in", "out", "--mu", "0"], "--mu 0.0"),
     (["folder", "in", "out", "--allow-pixels", "0"], "--allow-pixels"),

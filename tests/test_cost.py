@@ -88,7 +88,7 @@ def test_a_long_fit_is_announced_before_it_begins(monkeypatch):
     monkeypatch.setattr(segmenter, "forecast", lambda ready: Cost(2 * HOUR, 11 * GB))
     monkeypatch.setattr(segmenter, "free_memory", lambda device: 16 * GB)
     monkeypatch.setattr(segmenter, "steps_of", lambda ready: order.append("fit") or steps_of(ready))
-    monkeypatch.setattr(segmenter.warnings, "warn", lambda text, stacklevel: order.append(text))
+    monkeypatch.setattr(segmenter, "warn", order.append)
     segment(noise(8, 9), M=1, p=4, q=4, T=2, device="cpu", progress=False)
     said, fit = order
     assert said.startswith("A fit of 72 pixels: about 2 hours for 2 updates") and fit == "fit"

@@ -15,10 +15,11 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from dynaseg import export
-from dynaseg.export import (Place, Table, coco, geojson, needed, outlines, pieces, place_of, polygons, storable, svg,
+from dynaseg.export import (Place, Table, coco, geojson, needed, outlines, place_of, polygons, storable, svg,
                             table, write_ome, write_png, write_table,
                             write_tiff)
 from dynaseg.images import InputError, read_image
+from dynaseg.labels import regions
 
 
 def need(package):
@@ -84,22 +85,26 @@ def tags(left=500_000.0, top=5_300_000.0, step=10.0, byteorder="<", point=False,
 
 # --- segments
 
-def test_pieces_by_hand():
-    assert pieces(SMALL).tolist() == [[2, 2, 0, 0, 0, 0], [2, 2, 0, 3, 3, 0], [1, 1, 0, 0, 0, 0], [1, 1, 1, 4, -1, -1]]
+def segments(labels): return regions(labels, out=-1)
+
+
+def test_segments_by_hand():
+    assert segments(SMALL).tolist() == [[2, 2, 0, 0, 0, 0], [2, 2, 0, 3, 3, 0],
+                                        [1, 1, 0, 0, 0, 0], [1, 1, 1, 4, -1, -1]]
 
 
 def test_labels_that_are_such_ids_already_stay_as_they_are():
-    assert pieces(np.array([[0, 0, 2, 1]])).tolist() == [[0, 0, 2, 1]]
-    assert pieces(np.array([[7, 7, 2, -1]])).tolist() == [[0, 0, 1, -1]]
+    assert segments(np.array([[0, 0, 2, 1]])).tolist() == [[0, 0, 2, 1]]
+    assert segments(np.array([[7, 7, 2, -1]])).tolist() == [[0, 0, 1, -1]]
 
 
 def test_of_equal_areas_the_smaller_label_comes_first():
-    assert pieces(np.array([[2, 0, 1, 0]])).tolist() == [[3, 0, 2, 1]]
+    assert segments(np.array([[2, 0, 1, 0]])).tolist() == [[3, 0, 2, 1]]
 
 
 @given(any_labels)
-def test_pieces_are_what_flooding_finds(labels):
-    ids = pieces(labels)
+def test_segments_are_what_flooding_finds(labels):
+    ids = segments(labels)
     assert ((ids == -1) == (labels == -1)).all()
     found = {frozenset(zip(*np.nonzero(ids == i))) for i in np.unique(ids[ids >= 0])}
     assert found == flooded(labels)
@@ -108,14 +113,14 @@ def test_pieces_are_what_flooding_finds(labels):
 @pytest.mark.parametrize("labels", [np.zeros((2, 2)), np.zeros((2, 2, 2), int), np.full((2, 2), -1),
                                     np.array([[0, -2]]), np.zeros((0, 3), int), np.zeros((2, 2), bool)])
 def test_what_is_no_label_map_is_refused(labels):
-    for function in (pieces, outlines, polygons, coco, svg, storable):
+    for function in (outlines, polygons, coco, svg, storable):
         with pytest.raises(InputError, match="expected"): function(labels)
 
 
 # --- polygons
 
 def test_outline_of_a_piece_with_a_hole():
-    outer, hole = outlines(pieces(SMALL))[0]
+    outer, hole = outlines(segments(SMALL))[0]
     assert set(map(tuple, outer.tolist())) == {(2, 0), (6, 0), (6, 3), (2, 3)}
     assert set(map(tuple, hole.tolist())) == {(3, 1), (5, 1), (5, 2), (3, 2)}
 
@@ -132,7 +137,7 @@ def test_a_ring_whose_ends_meet_at_a_corner_is_an_outline_and_a_hole():
 @given(any_labels)
 def test_polygons_drawn_again_are_the_labels(labels):
     features = polygons(labels)
-    ids = pieces(labels)
+    ids = segments(labels)
     assert [f["id"] for f in features] == np.unique(ids[ids >= 0]).tolist()
     assert (drawn(features, labels.shape) == ids).all()
     for feature in features: assert feature["properties"]["cluster"] == labels[ids == feature["id"]][0]
@@ -151,7 +156,7 @@ def test_rings_are_closed_and_simple_and_turn_as_rfc_7946_asks(labels):
 
 @given(any_labels)
 def test_areas_of_rings_add_up_to_pixels(labels):
-    ids = pieces(labels)
+    ids = segments(labels)
     for i, rings in outlines(ids).items(): assert sum(export._area(ring) for ring in rings) == (ids == i).sum()
 
 
@@ -206,14 +211,14 @@ def test_geotiff_to_labels_to_geojson_to_raster(labels, step, left, top):
     from rasterio.io import MemoryFile
     meta = tags(left, top, step)
     file = io.BytesIO()
-    write_tiff(pieces(labels), file, meta)
+    write_tiff(segments(labels), file, meta)
     with MemoryFile(file.getvalue()) as memory, memory.open() as source:
         stored, transform, nodata = source.read(1).astype(np.int64), source.transform, source.nodata
         assert source.crs.to_epsg() == 32632 and tuple(transform)[:6] == (step, 0, left, 0, -step, top)
     collection = json.loads(json.dumps(geojson(labels, meta)))
     again = rasterize([(f["geometry"], f["id"]) for f in collection["features"]], labels.shape, fill=-1,
                       transform=transform, dtype="int32")
-    assert (again == pieces(labels)).all()
+    assert (again == segments(labels)).all()
     assert (np.where(stored == nodata, -1, stored) == again).all()
 
 
@@ -221,7 +226,7 @@ def test_geotiff_to_labels_to_geojson_to_raster(labels, step, left, top):
 @given(any_labels)
 def test_outlines_are_those_of_rasterio(labels):
     from rasterio.features import shapes
-    ids = pieces(labels).astype(np.int32)
+    ids = segments(labels).astype(np.int32)
     theirs = {int(i): {frozenset(map(tuple, ring)) for ring in shape["coordinates"]}
               for shape, i in shapes(ids, mask=ids >= 0, connectivity=4)}
     ours = {i: {frozenset(map(tuple, ring.tolist())) for ring in rings} for i, rings in outlines(ids).items()}
@@ -333,7 +338,7 @@ def test_units():
 @given(any_labels, st.integers(1, 3), st.integers(0, 99))
 def test_table_is_what_counting_finds(labels, bands, seed):
     image = np.random.default_rng(seed).random((*labels.shape, bands), np.float32)
-    ids = pieces(labels)
+    ids = segments(labels)
     for row in table(labels, image).rows():
         mask = ids == row["id"]
         y, x = np.nonzero(mask)
@@ -503,7 +508,7 @@ def decoded(mask):
 
 @given(any_labels)
 def test_masks_of_coco_are_the_segments(labels):
-    ids = pieces(labels)
+    ids = segments(labels)
     found = coco(labels, "photo.png")
     assert found["images"] == [{"id": 1, "width": labels.shape[1], "height": labels.shape[0], "file_name": "photo.png"}]
     assert {c["id"] for c in found["categories"]} == set((labels[labels >= 0] + 1).tolist())
@@ -525,7 +530,7 @@ def test_pycocotools_reads_the_masks(tmp_path, capsys, labels):
     data = COCO(str(tmp_path / "a.json"))
     ids = np.full(labels.shape, -1)
     for annotation in data.loadAnns(data.getAnnIds()): ids[data.annToMask(annotation) == 1] = annotation["id"] - 1
-    assert (ids == pieces(labels)).all()
+    assert (ids == segments(labels)).all()
 
 
 # --- SVG
@@ -553,13 +558,13 @@ def test_paths_of_a_drawing_are_the_segments(labels):
                 ring.append([x, y])
             rings.append([*ring, ring[0]])
         features.append({"id": int(i), "geometry": {"coordinates": rings}})
-    assert (drawn(features, labels.shape) == pieces(labels)).all()
+    assert (drawn(features, labels.shape) == segments(labels)).all()
 
 
 def test_nothing_here_warns():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for make in (pieces, outlines, polygons, geojson, coco, svg): make(SMALL)
+        for make in (outlines, polygons, geojson, coco, svg): make(SMALL)
         table(SMALL, IMAGE)
 
 

@@ -4,6 +4,7 @@ from collections import OrderedDict, namedtuple
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dynaseg.benchmark import read_rows
-from dynaseg.extractors import AtScales, FeatureMap, Frozen, channels_of, levels_of
+from dynaseg.extractors import (COMPONENTS, MOST_PLACES, AtScales, FeatureMap, Frozen, channels_of, known_maps,
+                                known_to, levels_of)
 from dynaseg.fit import fit
 from dynaseg.images import InputError
 from dynaseg.pretrained import check_features, response_net
@@ -333,6 +335,54 @@ def test_scales_are_of_an_extractor_not_of_its_name():
 # --- the tutorial on extractors
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+# --- what merging compares
+
+
+def principal(places, n):
+    "Scikit-learn's principal components."
+    from sklearn.decomposition import PCA
+    return PCA(n, svd_solver="full").fit_transform(places)
+
+
+@pytest.mark.parametrize("channels", [4, 40])
+def test_known_maps_are_the_principal_components_of_all_levels(channels):
+    "Distances between places are those of the standardised levels, as far as 16 directions show them."
+    fine, coarse = picture(3, 12, 18, seed=1), 100 + 7 * picture(channels, 12, 18, seed=2)
+    stack = []
+    for level in (fine, coarse):
+        centred = level - level.mean((2, 3), keepdim=True)
+        standardised = centred / level.std((2, 3), correction=0, keepdim=True)
+        stack.append(standardised[0].flatten(1).T / level.shape[1]**0.5)
+    expected = principal(torch.cat(stack, 1).double().numpy(), min(3 + channels, COMPONENTS))
+    found = known_maps({"fine": fine, "coarse": coarse})
+    assert found.shape == (12, 18, expected.shape[1]) and found.dtype == np.float32
+    def distances(places): return np.linalg.norm(places[:, None] - places[None], axis=-1)
+    np.testing.assert_allclose(distances(found.reshape(len(expected), -1)), distances(expected), atol=2e-3)
+
+
+def test_known_maps_are_as_large_as_the_finest_level_but_bounded():
+    assert known_maps([picture(2, 5, 7), picture(3, 10, 14)]).shape == (10, 14, 5)
+    h, w, _ = known_maps(picture(2, 300, 400)).shape
+    assert 0.95 * MOST_PLACES < h * w <= MOST_PLACES
+    assert not known_maps(torch.ones(1, 3, 4, 4)).any()
+
+
+def test_what_is_known_is_that_of_weights_that_are_kept():
+    x = picture(3, 24, 30)
+    for features, kept in (("cnn", False), ("resnet18-stem", True), ("resnet18-fpn", True), (lambda x: x[:, :2], True)):
+        how = dict(weights=None, freeze=True) if isinstance(features, str) and kept else {}
+        net = response_net(3, p=8, q=8, features=features, like=x, **how)
+        assert (known_to(net, x) is not None) == kept
+    assert known_to(net, picture(3, 40, 50)).shape == (40, 50, 2)
+
+
+def test_an_extractor_of_one_size_is_left_out_of_the_merging():
+    def choosy(x): return x.view(1, 3, 24, 30)
+    net = response_net(3, p=8, q=8, features=choosy, like=picture(3, 24, 30))
+    with pytest.warns(UserWarning, match="cannot look at 40 x 50 pixels .*not in the merging"):
+        assert known_to(net, picture(3, 40, 50)) is None
 
 
 @pytest.fixture(scope="module")

@@ -156,6 +156,20 @@ def test_a_level_leaves_no_fewer_than_the_floor(hierarchy):
     assert hierarchy.segments(level=1e9).max() == 0 and hierarchy.segments(level=1e9, floor=5).max() == 4
 
 
+def test_clusters_keep_to_the_least_size(hierarchy):
+    "Also where it leaves fewer segments than clusters are wanted: 2,400 pixels hold four of 500 at most."
+    for least in (90, 500, 1300, 10**9):
+        for labels in (hierarchy.clusters(1.2, least), hierarchy.clusters(0.0, least)):
+            sizes = np.bincount(label(hierarchy.at_pixels(labels), background=-1, connectivity=1).ravel())[1:]
+            assert sizes.min() >= min(least, 2400)
+    with pytest.warns(UserWarning, match=r"n_clusters=9: the photo has fewer segments of at least 500 pixels: [1-4]\."):
+        hierarchy.clusters(1.2, 500, n_clusters=9)
+
+
+def test_a_least_size_that_leaves_less_than_the_floor_is_no_surprise(hierarchy, recwarn):
+    assert hierarchy.segments(level=1.0, min_size=10**9, floor=5).max() == 0 and not recwarn
+
+
 def test_halves_are_connected_and_together_the_whole(hierarchy):
     inside = hierarchy.segments(3) == 1
     half = hierarchy.halves(inside)

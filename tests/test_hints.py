@@ -139,6 +139,6 @@ def test_the_seeded_cut_reads_strokes_in_the_same_way(photo, strokes, tmp_path):
     Image.fromarray(picture).save(tmp_path / "strokes.png")
     numbers = np.select([strokes == one, strokes == other], [1, 2])
     np.testing.assert_array_equal(seg.seeded(tmp_path / "strokes.png").labels, seg.seeded(numbers).labels)
-    with pytest.raises(InputError, match="strokes have the shape"): seg.seeded(strokes[1:])
+    with pytest.raises(InputError, match="The scribbles have the shape"): seg.seeded(strokes[1:])
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(InputError, match="strokes='.*text.png' is no image file"): seg.seeded(tmp_path / "text.png")
+    with pytest.raises(InputError, match="scribbles='.*text.png' is no image file"): seg.seeded(tmp_path / "text.png")

@@ -262,7 +262,7 @@ def test_two_strokes_and_back(fitted):
     button(page, "pen 2").click()
     page.wait_for_timeout(500)
     through(page, (0.6, 0.8), (0.9, 0.8))
-    until(page, lambda: code(page).endswith(".seeded(strokes)"))
+    until(page, lambda: code(page).endswith(".seeded(scribbles)"))
     until(page, lambda: "2 clusters over" in page.locator(".dynaseg-pad").inner_text())
     for _ in range(2): button(page, "Undo").click()
     until(page, lambda: code(page) == before)

@@ -17,7 +17,7 @@ from PIL import Image
 from dynaseg import segment
 from dynaseg.images import InputError
 from dynaseg.labels import (NO_DATA, as_rgb, by_area, frame_slider, label_colours, label_picture, overlay, regions,
-                            show, writing)
+                            show, write_overlay, writing)
 from partitions import flood, ordered, sets
 
 HALVES = np.array([[0, 0, 0, 1, 1, 1]] * 4)
@@ -77,9 +77,11 @@ def test_a_map_without_pixels_has_no_labels():
     assert by_area(np.zeros((0, 3), int)).shape == (0, 3)
 
 
-def test_equal_regions_are_numbered_as_one_reads():
-    "Four single pixels and one region of three."
-    assert regions(np.array([[4, 4, 1], [4, 1, 4], [1, 4, 1]])).tolist() == [[0, 0, 1], [0, 2, 3], [4, 5, 6]]
+def test_equal_regions_are_numbered_by_label_and_then_as_one_reads():
+    "Six single pixels, four of them of label 1, and one region of three."
+    labels = np.array([[4, 4, 1], [4, 1, 4], [1, 4, 1]])
+    assert regions(labels).tolist() == [[0, 0, 1], [0, 2, 5], [3, 6, 4]]
+    assert regions(labels - 5, out=-4).tolist() == [[0, 0, -1], [0, -1, 1], [-1, 2, -1]]
 
 
 def test_corners_do_not_connect():
@@ -209,6 +211,13 @@ def test_overlay_takes_what_load_image_takes(photo, seg):
 def test_overlay_of_another_size_is_refused():
     with pytest.raises(InputError, match=r"\(4, 5\).*\(4, 6\).*same height and width"):
         overlay(np.zeros((4, 5, 3), np.float32), HALVES)
+
+
+def test_write_overlay(photo, seg, tmp_path):
+    write_overlay(photo, seg.labels, tmp_path / "draft")  # any name
+    written = Image.open(tmp_path / "draft")
+    assert written.format == "PNG"
+    np.testing.assert_array_equal(written, overlay(photo, seg.labels))
 
 
 # --- frames

@@ -266,3 +266,54 @@ def test_a_mask_that_is_true_everywhere_gives_the_same():
     r = torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     torch.testing.assert_close(loss_gradient(r, r.argmax(0), 2.0, valid=torch.ones(5, 6, dtype=torch.bool)),
                                loss_gradient(r, r.argmax(0), 2.0))
+
+
+# --- Huber's penalty and diagonal neighbours
+
+def smooth(steps):
+    return F.smooth_l1_loss(steps, torch.zeros_like(steps), reduction="none")
+
+
+def steps_of(r, H, W, valid, kinds):
+    "For each kind of neighbour the steps (q,) of every pair with data, by loops."
+    for down, right in kinds:
+        pairs = [(i, j, i + down, j + right) for i in range(H) for j in range(W)
+                 if i + down < H and 0 <= j + right < W and valid[i, j] and valid[i + down, j + right]]
+        if pairs: yield torch.stack([r[:, k, m] - r[:, i, j] for i, j, k, m in pairs])
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.sampled_from([0.3, 3.0]), st.sampled_from(["l1", "huber"]),
+       st.booleans(), st.booleans(), st.integers(1, 60), st.integers(0, 999))
+def test_each_penalty_and_kind_of_neighbour_by_loops(H, W, scale, penalty, diagonals, holes, chunk, seed):
+    "Against PyTorch's own losses on pairs that were looked for one by one, and autograd."
+    g = torch.Generator().manual_seed(seed)
+    r = (scale * torch.randn(3, H, W, generator=g, dtype=torch.float64)).requires_grad_()
+    valid = torch.rand(H, W, generator=g) < (0.7 if holes else 1.1)
+    valid[0, 0] = True
+    kinds = [(1, 0), (0, 1), (1, 1), (1, -1)][:4 if diagonals else 2]
+    cost = {"l1": torch.abs, "huber": smooth}[penalty]
+    con = sum((cost(steps).mean() for steps in steps_of(r, H, W, valid, kinds)), 0 * r.sum())
+    sim = similarity(r[None], valid)
+    expected = sim.detach(), con.detach(), torch.autograd.grad(sim + 2.5 * con, r)[0]
+    s = r.detach()
+    mask = valid if holes else None
+    found = loss_gradient(s, s.argmax(0), 2.5, chunk, mask, penalty, diagonals)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(continuity(s[None], mask, penalty, diagonals), expected[1])
+
+
+def test_a_long_step_costs_half_less_and_a_short_one_half_its_square():
+    r = torch.tensor([0.0, 3.0, 2.5], dtype=torch.float64).view(1, 1, 3)
+    sim, con, gradient = loss_gradient(r, torch.zeros(1, 3, dtype=torch.int64), 2.0, penalty="huber")
+    near(con, ((3 - 1 / 2) + 0.5**2 / 2) / 2)
+    near(gradient, [[[-1, 1.5, -0.5]]])
+
+
+def test_the_paper_s_term_is_what_it_was_to_the_bit():
+    "Absolute steps, down first, summed in the order in which the sum was written before there was a choice."
+    r = random_response(5, (7, 11, 13), torch.float32)
+    expected = r.diff(dim=1).abs().mean() + r.diff(dim=2).abs().mean()
+    assert continuity(r[None]).equal(expected)
+    for found, chosen in zip(loss_gradient(r, r.argmax(0), 2.5, 200),
+                             loss_gradient(r, r.argmax(0), 2.5, 200, penalty="l1", diagonals=False)):
+        assert found.equal(chosen)

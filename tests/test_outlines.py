@@ -327,6 +327,32 @@ def test_readings_and_calm_have_their_powers():
     assert _Regions(graph).cost[0] == pytest.approx(expected, rel=1e-5)
     read = graph._replace(border=np.concatenate([graph.border, [[4, 8, 32]]], 1))
     assert _Regions(read).cost[0] == pytest.approx(2 * expected, rel=1e-5)
+    known = graph._replace(known=np.array([[7, 1, 0.0], [7, 1, 5]]))  # in units of their root mean square: 2 apart
+    assert _Regions(known).cost[0] == pytest.approx(expected * 2.02**0.3, rel=1e-5)
+
+
+def test_an_extractor_knows_a_border_that_colours_do_not_show():
+    "Noise, in four patches side by side; the maps change between the first and the second, or the third and the last."
+    patches = np.repeat([[0, 1, 2, 3]], 20, 0).repeat(20, 1)
+    noise = perceived(np.random.default_rng(0).uniform(0.4, 0.6, (20, 80, 1)).astype(np.float32))
+    for place, expected in (5, [0, 1, 1, 1]), (10, [0, 0, 1, 1]), (15, [0, 0, 0, 1]):
+        maps = np.zeros((5, 20, 2), np.float32)
+        maps[:, place:, 1] = 3
+        tree = merge_order(region_graph(patches, noise, maps=maps))
+        assert cut(tree, n_segments=2).tolist() == expected
+        dull = merge_order(region_graph(patches, noise, maps=np.ones_like(maps)))
+        plain = merge_order(region_graph(patches, noise))
+        assert (dull.edges == plain.edges).all() and dull.levels == pytest.approx(plain.levels)
+
+
+def test_regions_keep_their_sums_of_what_an_extractor_knows():
+    patches = np.array([[0, 1], [2, 2]])
+    graph = region_graph(patches, np.float32([[[0.1], [0.5]], [[0.9], [0.9]]]))
+    whole = _Regions(graph._replace(known=np.array([[1.0, 0], [3, 0], [5, 6]])))
+    apart = whole.table[0, whole.known] - whole.table[1, whole.known]
+    whole.join(np.array([0, 0, 2]))
+    means = whole.table[:, whole.known] / whole.table[:, :1]
+    assert means[0, 0] - means[2, 0] == pytest.approx(apart[0] * 1.5)  # 2 and 5 are 3 apart, 1 and 3 are 2
 
 
 def test_joining_adds_everything_up():

@@ -33,7 +33,7 @@ from dynaseg.labels import NO_DATA, by_area, overlay
 from dynaseg.network import labels_at
 from dynaseg.granularity import Hierarchy
 from dynaseg.pretrained import response_net
-from dynaseg.segmenter import MU, PRESETS, check_settings
+from dynaseg.segmenter import MU, NEEDS_GUIDE, PRESETS, check_settings
 from partitions import flood, sets
 
 HISTORY = ["n_labels", "weight", "sim", "con", "loss", "seconds"]
@@ -98,10 +98,12 @@ def test_the_paper_preset_is_the_published_loop(photo, variant, schedule):
 
 def test_the_papers_values():
     published = dict(M=3, p=100, q=100, padding="zeros", T=1000, lr=0.1, momentum=0.9, weight_decay=0.0)
-    nothing_added = dict(standardised=False, tol=0.0, max_pixels=0, level=None, cluster_level=0.0)
+    nothing_added = dict(standardised=False, tol=0.0, max_pixels=0, level=None, cluster_level=0.0, penalty="l1",
+                         diagonals=False)
     assert PRESETS["paper"] == published | nothing_added
     assert MU["paper"] == {"fsf": 15, "scf": 50, "fixed": 5} and MU.keys() == PRESETS.keys()
-    assert set(PRESETS) == {"paper", "clusters", "segments"} and PRESETS["clusters"].keys() == PRESETS["paper"].keys()
+    assert set(PRESETS) == {"paper", "clusters", "segments", "dynaguide"}
+    assert PRESETS["clusters"].keys() == PRESETS["paper"].keys()
     assert {name for name in PRESETS["clusters"] if PRESETS["clusters"][name] != PRESETS["segments"][name]} == {"level"}
 
 
@@ -362,6 +364,7 @@ def test_what_pixels_without_data_hold_does_not_matter(preset, photo):
     mask[8:14, 5:22], mask[:2] = False, False
     other = np.where(mask[..., None], photo, 255 - photo)
     how = dict(preset=preset, mask=mask, value_range=(0, 255), progress=False, device="cpu", T=4, q=16, p=8)
+    if preset in NEEDS_GUIDE: how["guide"] = np.indices(mask.shape)[1] // 20
     one, two = segment(photo, **how), segment(other, **how)
     np.testing.assert_array_equal(one.labels, two.labels)
     assert ((one.labels == -1) == ~mask).all() and one.floor == two.floor
@@ -508,8 +511,8 @@ def test_every_setting_has_words_for_help():
     for thing in (segment, DynaSeg):
         for name in inspect.signature(segment).parameters:
             if name != "image": assert f"\n{name} : " in thing.__doc__, name
-    assert "[clusters, segments: 20; paper: 1000]" in segment.__doc__  # T
-    assert "a whole number of at least 2, default None" in segment.__doc__  # q
+    assert "[default: 20; paper, dynaguide: 1000]" in " ".join(segment.__doc__.split())  # T
+    assert "a whole number of at least 2, optional" in segment.__doc__  # q
 
 
 def test_a_new_setting_is_one_line(tmp_path, python, repo):
@@ -518,7 +521,7 @@ def test_a_new_setting_is_one_line(tmp_path, python, repo):
     shutil.copytree(repo / "dynaseg", tmp_path / "dynaseg", ignore=shutil.ignore_patterns("__pycache__"))
     file = tmp_path / "dynaseg" / "segmenter.py"
     text = file.read_text(encoding="utf-8")
-    line = "    seed: whole(0, 2**32 - 1) = 0, # of the initial weights and the silhouette sample\n"
+    line = "    M: whole(1) = None, # M of the paper: convolution blocks of the network\n"
     assert text.count(line) == 1
     file.write_text(text.replace(line, line + "    zeal: whole(1, 9) = 3, # how hard it tries, from 1 to 9\n"),
                     encoding="utf-8")
@@ -592,6 +595,28 @@ def test_a_table_of_pixels_is_no_image(photo, quick):
     with pytest.raises(InputError, match=r"X has the shape \(720, 3\); expected one image .*reshape"):
         DynaSeg(**quick).fit_predict(photo.reshape(-1, 3))
     assert DynaSeg(**quick).fit_predict(photo[:, :3, :1]).shape == (24, 3)
+
+
+def test_warnings_name_the_line_of_the_users_program(photo, quick):
+    with pytest.warns(UserWarning) as caught:
+        seg = segment(photo.astype(np.int16) - 40, n_segments=10**6, min_labels=2, **quick)
+        seg.at(n_segments=10**6)
+        DynaSeg(**quick | dict(n_clusters=10**6)).fit(photo)
+    assert len(caught) == 5 and {Path(warning.filename).name for warning in caught} == {"test_segmenter.py"}
+
+
+def test_what_an_extractor_knows_takes_part_in_the_merging(quick):
+    "It knows where a thing ends that colours do not show, though the fit of six updates on 300 pixels hardly does."
+    noise = np.random.default_rng(0).uniform(0.4, 0.6, (60, 80, 3)).astype(np.float32)
+    def knows(x):
+        maps = torch.zeros(1, 1, *x.shape[2:])
+        maps[..., maps.shape[3] // 4:] = 1
+        return maps
+    left = np.arange(80) < 20
+    def found(**settings):
+        labels = segment(noise, n_segments=2, **quick | dict(max_pixels=300) | settings).labels
+        return max((labels == own).mean() for own in (np.where(left, 0, 1), np.where(left, 1, 0)))
+    assert found(features=knows) > 0.97 > found()
 
 
 def test_without_standard_error_there_is_no_bar(photo, quick, monkeypatch):
@@ -1137,12 +1162,15 @@ def test_parameters_are_the_keywords_of_segment():
 def test_every_setting_is_passed_on(photo, tmp_path):
     mask = tmp_path / "mask.png"
     Image.fromarray(np.tri(24, 30, 20) > 0).save(mask)
+    guide = tmp_path / "guide.png"
+    Image.fromarray(np.eye(24, 30, dtype=np.uint8)).save(guide)
     settings = dict(axes="YXC", page=1, pages=None, value_range=(0.0, 200.0), nodata=False, mask=str(mask),
                     preset="paper", variant="scf", mu=40.0, min_labels=3, on="features", features="cnn", weights=None,
                     freeze=False, M=2, p=6, q=7,
                     standardised=True, padding="replicate", T=3, lr=0.2, momentum=0.5, weight_decay=0.01, tol=0.1,
                     max_pixels=300, cluster_level=0.5, n_segments=None, n_clusters=3, level=None, min_size=4, seed=9,
-                    device="cpu", autocast=True, scribbles=None, unmarked=0, only_scribbled=False)
+                    device="cpu", autocast=True, scribbles=None, unmarked=0, only_scribbled=False, penalty="huber",
+                    diagonals=True, guide=str(guide), guide_weight=0.5, unguided=0, guide_matching="majority")
     assert set(settings) == set(inspect.signature(segment).parameters) - {"image", "progress", "callback"}
     model = DynaSeg(progress=False, callback=None, **settings).fit(photo)
     assert {name: model.segmentation_.settings[name] for name in settings} == settings

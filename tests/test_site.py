@@ -499,6 +499,28 @@ def test_search_finds_segment(visit, engine):
     assert not visit.wrong, visit.wrong
 
 
+@pytest.mark.parametrize("word, first", [("how many", "tutorials/how_many.html"), ("mask", "tutorials/"),
+                                         ("stack", "tutorials/stack.html"), ("table", "tutorials/"),
+                                         ("save", "tutorials/your_photo.html#save-it")])
+def test_search_shows_tutorials_before_functions(visit, engine, site, word, first):
+    if engine_of(site) != "smalldocs": pytest.skip("Quarto's search ranks by itself")
+    page = visit("index.html")
+    page.locator("#quarto-search input").press_sequentially(word)
+    results = page.locator(engine["results"])
+    results.first.wait_for(state="visible")
+    assert first in results.first.get_attribute("href")
+
+
+def test_search_finds_a_function_by_its_name(visit, engine, site):
+    if engine_of(site) != "smalldocs": pytest.skip("Quarto's search ranks by itself")
+    page = visit("index.html")
+    page.locator("#quarto-search input").press_sequentially("segment_folder")
+    results = page.locator(engine["results"])
+    results.first.wait_for(state="visible")
+    links = [a.get_attribute("href") for a in results.all()[:3]]
+    assert any(link.endswith("batch.html#segment_folder") for link in links), links
+
+
 def test_frame_sliders_change_the_picture(visit, pages):
     with_sliders = [name for name, page in pages.items() if 'class="frame-slider"' in page.text]
     assert with_sliders

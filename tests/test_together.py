@@ -343,3 +343,17 @@ def test_equal_networks_have_equal_digests(scene, quick):
     assert one.digest == two.digest != other.digest and len(one.digest) == 16
     two.label(scene, "batch")
     assert one.digest == two.digest
+
+
+def test_threads_do_not_get_in_each_others_way(scene, quick):
+    "Own statistics in one thread, those of the fit in another, at the same time."
+    from concurrent.futures import ThreadPoolExecutor
+    net = fit_together([scene], **quick)
+    wanted = {name: net.label(scene[:20], name).labels for name in ("running", "batch")}
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [(name, pool.submit(net.label, scene[:20], name)) for name in ("running", "batch") * 10]
+        for name, job in jobs: assert (job.result().labels == wanted[name]).all()
+
+
+def test_a_guide_belongs_to_one_photo(scene, quick):
+    with pytest.raises(InputError, match="guide"): fit_together([scene], guide=np.zeros((30, 60), int), **quick)

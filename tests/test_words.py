@@ -103,6 +103,52 @@ def test_sections_in_numpydocs_form():
     assert described("f", SOURCE).endswith("\n\nReturns\n-------\npixels") and section([]) == ""
 
 
+OPTIONAL = '''
+def f(
+    a: int | None = None, # pixels; by default all of them
+    b: int | str | None = 3, # or None: nothing
+): ...
+
+@dataclass
+class Result:
+    "Three."
+    floor: int | None # None: there is none
+    valid: list | None = None # None: all
+    meta: dict = field(default_factory=dict) # facts
+'''
+
+
+def test_none_is_no_default_that_help_shows():
+    "What happens without a setting is in its words; a field that may be None says so."
+    assert described("f", OPTIONAL) == ("\n\nParameters\n----------\na : int, optional\n    pixels; by default all of "
+                                        "them\nb : int | str | None, default 3\n    or None: nothing")
+    assert described("Result", OPTIONAL) == ("\n\nAttributes\n----------\nfloor : int or None\n    None: there is none"
+                                             "\nvalid : list or None\n    None: all\nmeta : dict\n    facts")
+
+
+def test_long_words_are_wrapped():
+    long = SOURCE.replace("# first", "# " + "word " * 40)
+    lines = described("f", long).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line for line in lines if "word" in line] == [f"    {' '.join(['word'] * 15)}"] * 2 + [
+        f"    {' '.join(['word'] * 10)}"]
+
+
+QUESTIONS = ("n_segments", "n_clusters", "pages", "scribbles", "callback") # without them nothing is asked, or added
+
+
+def test_help_says_what_happens_without_each_setting():
+    from dynaseg import segment
+    assert "| None" not in segment.__doc__ and "default None" not in segment.__doc__
+    assert "Returns\n-------\nthe result; with" in segment.__doc__
+    sections = re.split(r"\n(?=\w+ : )", segment.__doc__)
+    words = {section.partition(" : ")[0]: " ".join(section.split()) for section in sections[1:]}
+    unsaid = [name for name, p in inspect.signature(segment).parameters.items() if p.default is None
+              and name not in QUESTIONS and not re.search(r"by default|\[default: ", words[name])]
+    assert unsaid == []
+    for name in ("n_segments", "n_clusters", "level"): assert "not together with" in words[name]
+
+
 MODULES = ("images", "labels", "network", "loss", "weighting", "silhouette", "fit", "outlines", "granularity",
            "matching", "segmenter", "many", "together", "sequence", "datasets", "metrics", "extractors",
            "pretrained", "batch", "widgets", "speed", "benchmark")

@@ -50,8 +50,8 @@ ABLATIONS = { # name of a file: (preset, what is set otherwise)
 
 def steps():
     "Name of a file: the arguments of `dynaseg evaluate` that make it, in turn."
-    from dynaseg.segmenter import PRESETS
-    others = [preset for preset in PRESETS if preset not in ("clusters", "paper")]
+    from dynaseg.segmenter import NEEDS_GUIDE, PRESETS
+    others = [preset for preset in PRESETS if preset not in ("clusters", "paper", *NEEDS_GUIDE)]
     def all_presets(arguments, methods):
         return [f"{arguments} --methods {methods}",
                 *(f"{arguments} --methods ours --preset {preset}" for preset in others)]
@@ -128,6 +128,7 @@ def commands():
     "Name of each file to the commands that make it, as a person would type them."
     evaluate = "dynaseg evaluate {} --root $DYNASEG_DATA --out nbs/results/{}.csv"
     return {"speed": ["python -m dynaseg.speed nbs/results/speed.csv"],
+            "guide": ["python tools/guide.py"],
             "sequence": ["python tools/sequence.py nbs/results/sequence.csv"],
             **{name: [f"python tools/benchmarks.py {name}"] for name in GRIDS},
             **{name: [evaluate.format(arguments, name) for arguments in lines] for name, lines in steps().items()}}

@@ -7,13 +7,16 @@ without the parts that nbdev adds.
 """
 import argparse
 import html
+import json
 import posixpath
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -69,7 +72,55 @@ def smalldocs(folder):
         for old, new in renamed.items():
             text = re.sub(rf"(/(?:edit|blob)/[^\"/]+/nbs/){re.escape(new)}\"", rf'\g<1>{old}"', text)
         page.write_text(text, encoding="utf-8")
+    rank_search(built.out)
     return built.out
+
+
+# smalldocs leaves the order of what is found to Fuse, for which a short heading is the best place: every function's
+# section, whose heading is one word, came before the tutorials
+FOUND = "fuse.search(q, { limit }).map((h) => h.item)"
+RANKED = """((words) => fuse.search(q).map((h, i) => [ranks(h.item, words), i, h.item])
+        .sort((a, b) => a[0] - b[0] || a[1] - b[1])
+        .slice(0, limit).map((found) => found[2]))(q.toLowerCase())"""
+RANKS = """
+  const ranks = (e, words) => {
+    const heading = (e.title + " " + e.section).toLowerCase().includes(words);
+    if (e.kind === "name") return e.section.toLowerCase() === words ? 5 : 50;
+    if (heading) return e.kind === "tutorial" ? 0 : 10;
+    if (e.text.toLowerCase().includes(words)) return e.kind === "tutorial" ? 30 : 40;
+    return 60;
+  };
+"""
+
+
+def rank_search(site):
+    """Puts what is found into an order for readers: headings of tutorials, the function of that name, headings of other
+    pages, then texts, and last other functions."""
+    index = site / "search.json"
+    entries = json.loads(index.read_text(encoding="utf-8"))
+    for entry in entries: entry["kind"] = kind_of(entry)
+    index.write_text(json.dumps(entries, ensure_ascii=False), encoding="utf-8")
+    script = next(site.rglob("smalldocs.js"))
+    text = script.read_text(encoding="utf-8")
+    if FOUND not in text: raise SystemExit("smalldocs.js has changed: rank_search in tools/site.py does not fit it")
+    begin = "let index = null, fuse = null;"
+    text = text.replace(FOUND, RANKED).replace(begin, begin + RANKS)
+    script.write_text(text, encoding="utf-8")
+
+
+def kind_of(entry):
+    "What a section of the site is: of a tutorial (or the home page), about an exported name, or another page."
+    page, _, anchor = entry["href"].partition("#")
+    if page == "index.html" or page.startswith("tutorials/"): return "tutorial"
+    # a heading of the same name has the plain anchor, and the function the next one
+    return "name" if anchor and re.sub(r"-\d+$", "", entry["href"]) in documented() else "page"
+
+
+@cache
+def documented():
+    "The addresses of the sections about exported names, as nbdev writes them down."
+    names = runpy.run_path(ROOT / "dynaseg" / "_modidx.py")["d"]["syms"].values()
+    return {address for module in names for address, _ in module.values()}
 
 
 def rename(folder):
