@@ -522,7 +522,8 @@ def demo_command(
 @app.command("folder", cls=_Command, epilog=_epilog("dynaseg folder holiday results",
                                                     "dynaseg folder holiday results --glob '*.jpg' --overlays "
                                                     "--workers 2",
-                                                   "dynaseg folder holiday results --n-clusters 8"))
+                                                   "dynaseg folder holiday results --n-clusters 8",
+                                                   "dynaseg folder holiday results --same-labels"))
 @partial(with_settings, but=ONE_PHOTO)
 def folder_command(
     source: Annotated[Path, typer.Argument(metavar="IN", help="Folder with images, at any depth.", show_default=False)],
@@ -538,6 +539,14 @@ def folder_command(
                      typer.Option(min=1, metavar="N",
                                   help="How many photos are fitted at once. [default: 1 on the CPU, up to 16 on a "
                                        "GPU]")] = None,
+    same_labels: Annotated[bool, typer.Option("--same-labels",
+                                              help="Fit one network to some of the images and label all with it: a "
+                                                   "label means the same on each. It is kept in OUT.")] = False,
+    sample: Annotated[int, typer.Option(min=1, metavar="N",
+                                        help="With --same-labels: how many images the network is fitted to.")] = 16,
+    statistics: Annotated[str, typer.Option(metavar="running|batch",
+                                            help="With --same-labels, of the batch norms: running (over the images of "
+                                                 "the fit) or batch (each image its own).")] = "running",
     force: Annotated[bool, typer.Option("--force",
                                         help="Make results in OUT again that were made with other settings, and "
                                              "overwrite them; without it they are an error, and nothing is done. "
@@ -553,8 +562,9 @@ def folder_command(
     some images failed or OUT cannot be written to, 2 wrong command, 130 interrupted."""
     from dynaseg.batch import in_words, segment_folder
     from dynaseg.images import InputError
+    sharing = {"same_labels": same_labels, "sample": sample, "statistics": statistics}
     try: summary = segment_folder(source, out, glob, suffix, overlays, workers, allow_pixels, force=force, batch=batch,
-                                  **settings)
+                                  **sharing, **settings)
     except (InputError, OSError) as e:
         if getattr(e, "errno", None) is None:
             _usage(as_options(str(e))) # said by dynaseg before it began; the system's errors have numbers

@@ -7,7 +7,7 @@ __all__ = ['YES_NO', 'TINY', 'PRESETS', 'PUBLISHED', 'NEEDS_GUIDE', 'MU', 'READ_
            'WORTH_A_TRIAL', 'CORNER', 'ON_TOP', 'MOST_SOFT', 'PRESET_WORDS', 'TYPES', 'Rule', 'whole', 'number',
            'one_of', 'Segmentation', 'Fitted', 'segment', 'reading_of', 'Checked', 'check_settings', 'Prepared',
            'prepare', 'steps_of', 'watched', 'Cost', 'forecast', 'free_memory', 'announcement', 'warn_of_cost',
-           'finish', 'DynaSeg']
+           'finish', 'maps_of', 'kept_softmax', 'with_settings_of_segment']
 
 # %% ../nbs/13_segmenter.ipynb #be56ef2c
 import base64
@@ -20,14 +20,13 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
-from inspect import Parameter, Signature, signature
+from inspect import signature
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClusterMixin
 
 from .export import (Table, coco, geojson, polygons, svg, table, write_ome, write_png, write_table,
                             write_tiff)
@@ -39,6 +38,7 @@ from .hints import Scribbles, marks_at, read_scribbles, scribble_hint
 from .images import (InputError, check_reading, filled, pages as all_pages, read_image, standardise, to_tensor,
                             valid_at, warn, working_size)
 from .labels import as_rgb, by_area, overlay, regions, writing
+from .matching import match_labels
 from .network import labels_at, over_valid
 from .outlines import MergeTree, means, resized, shrunk
 from .pretrained import check_features, response_net
@@ -616,16 +616,22 @@ def _segmented(picture, checked, progress, callback):
     return finish(ready, watched(ready, progress, callback))
 
 def _each_page(image, checked, progress, callback):
-    "The segmentation of each page. Its settings are those that give this page again."
+    "The segmentation of each page. Its settings are those that give this page again, up to the numbers of clusters."
     reading = reading_of(checked.settings)
     del reading["page"]
     results = []
     for picture in all_pages(image, **reading):
         own = {"page": picture.meta["page"], "pages": None, "value_range": picture.meta["value_range"]}
         results.append(_segmented(picture, checked._replace(settings=checked.settings | own), progress, callback))
-    if len(results) > 1:
-        warn(f"{len(results)} pages, each segmented by itself: an id says nothing about the same id on "
-             f"another page.")
+    return _matched(results) if len(results) > 1 else results
+
+def _matched(results):
+    "The pages with the same number for clusters that look alike, where that can be said. Warns where it cannot."
+    bands = {result.image.shape[2] for result in results}
+    if results[0].settings["scribbles"] is not None: return results # numbers are those of the scribbles
+    if results[0].kind == "clusters" and len(bands) == 1: return list(match_labels(results))
+    warn(f"{len(results)} pages, each segmented by itself: an id says nothing about the same id on "
+         f"another page.")
     return results
 
 READ_BY = ("axes", "page", "value_range", "nodata", "mask") # the settings of `read_image`
@@ -978,7 +984,8 @@ def finish(
     if ready.scribbles is not None:
         used = torch.cat([used, torch.arange(len(ready.scribbles.names), device=used.device)]).unique()
     response = filled(fitted.response[used], ready.seen)
-    hierarchy = Hierarchy(ready.image, _kept_softmax(response, ready.image), ready.valid, _known(ready))
+    maps = maps_of(ready.net, ready.image, ready.valid, settings["features"], ready.x.device)
+    hierarchy = Hierarchy(ready.image, kept_softmax(response, ready.image), ready.valid, maps)
     pixel_by_pixel = (not settings["cluster_level"]
                       and all(settings[name] is None for name in ("n_segments", "n_clusters", "level")))
     if ready.scribbles is not None:
@@ -990,12 +997,18 @@ def finish(
                         seconds=time.perf_counter() - ready.start, hierarchy=hierarchy, valid=ready.valid,
                         meta=dict(ready.meta))
 
-def _known(ready):
+def maps_of(
+    net: torch.nn.Module, # from `prepare`
+    image: np.ndarray, # (H, W, C)
+    valid: np.ndarray | None, # (H, W) bool, the pixels with data; None: all
+    features: str | Extractor, # the setting
+    device: torch.device, # where the network is
+) -> np.ndarray | None: # (h, w, e) float32; None for the CNN
     "What an extractor that keeps its weights knows of the photo, at the size of the patches."
-    if ready.checked.settings["features"] == "cnn": return None
-    small = shrunk(ready.image, valid=ready.valid)
-    x = to_tensor(small, small.shape[:2], ready.x.device)
-    return known_to(ready.net, filled(x, valid_at(ready.valid, small.shape[:2], ready.x.device)))
+    if isinstance(features, str) and features == "cnn": return None
+    small = shrunk(image, valid=valid)
+    x = to_tensor(small, small.shape[:2], device)
+    return known_to(net, filled(x, valid_at(valid, small.shape[:2], device)))
 
 # %% ../nbs/13_segmenter.ipynb #bd55f4e4
 def _scribbled(hierarchy, scribbles, only, valid):
@@ -1020,8 +1033,11 @@ def _named(labels, names):
     if others.any(): result[others] = max(names.max(), -1) + 1 + by_area(labels[others][None])[0]
     return result
 
-def _kept_softmax(response, image):
-    "(h, w, q') float32: the softmax of the labels in use, at no more pixels than patches are looked for at."
+def kept_softmax(
+    response: torch.Tensor, # (q', h, w) of the labels in use
+    image: np.ndarray, # (H, W, C) the photo
+) -> np.ndarray: # (h, w, q') float32
+    "The softmax of the labels in use, at no more pixels than patches are looked for at."
     soft = response.softmax(0)
     size = working_size(soft.shape[1:], MOST_SOFT)
     if size != tuple(soft.shape[1:]):
@@ -1029,49 +1045,6 @@ def _kept_softmax(response, image):
     return soft.permute(1, 2, 0).float().cpu().numpy()
 
 MOST_SOFT = 400_000 # pixels
-
-# %% ../nbs/13_segmenter.ipynb #449c0a1f
-class DynaSeg(ClusterMixin, BaseEstimator):
-    """`segment` as a scikit-learn clusterer of one image's pixels.
-
-    After `fit`: `labels_` (H, W) int64, `n_clusters_`, and `segmentation_`, the whole result."""
-    def __init__(self, preset="clusters", **settings):
-        bound = signature(segment).bind(None, preset=preset, **settings)
-        bound.apply_defaults()
-        for name, value in bound.kwargs.items(): setattr(self, name, value)
-
-    def fit(self,
-        X, # one image, as `segment` takes it
-        y=None, # ignored
-    ) -> "DynaSeg":
-        """Segments the image; returns self.
-
-        Raises what `segment` raises, and `InputError` for a table of pixels, which has lost its rows and columns, and
-        for pages="all"."""
-        if self.pages is not None:
-            raise InputError(f"pages={self.pages!r}: an estimator is for one image. Take segment(stack, pages='all'), "
-                             f"or page=1.")
-        _refuse_table(X)
-        self.segmentation_ = segment(X, **self.get_params())
-        self.labels_ = self.segmentation_.labels
-        self.n_clusters_ = self.segmentation_.n_clusters
-        return self
-
-def _refuse_table(X):
-    "Raises `InputError` for (pixels, bands), as scikit-learn's other clusterers take them."
-    shape = np.shape(X) if hasattr(X, "shape") else ()
-    if len(shape) == 2 and shape[1] <= 4 < shape[0]:
-        raise InputError(f"X has the shape {tuple(shape)}; expected one image (H, W, bands). A table of pixels, as "
-                         "from image.reshape(-1, 3), does not say which pixels are neighbours: give the image itself. "
-                         "(A grey image of so few columns: X[..., None].)")
-
-def _estimator_signature():
-    "That of `segment`, for `DynaSeg.__init__`: scikit-learn reads the names of settings there."
-    me = Parameter("self", Parameter.POSITIONAL_OR_KEYWORD)
-    image, preset, *others = signature(segment).parameters.values()
-    return Signature([me, preset.replace(kind=Parameter.POSITIONAL_OR_KEYWORD), *others])
-
-DynaSeg.__init__.__signature__ = _estimator_signature()
 
 # %% ../nbs/13_segmenter.ipynb #1a1ff487
 def _by_preset(name):
@@ -1094,12 +1067,12 @@ TYPES = {"variant": "'fsf', 'scf', 'fixed' or a function", "mu": "a finite numbe
          "guide": "a path, an array or a function",
          "features": "a name, a network or a function", "weights": "'DEFAULT', a path, or None",
          "freeze": "True or False", "device": "a name or a torch.device", "callback": "a function of a `Step`"}
-document(__name__, {"segment": PRESET_WORDS}, TYPES | {name: rule.expected for name, rule in RULES.items()})
-
-def _with_settings(doc):
+def with_settings_of_segment(
+    doc: str | None, # of something that takes the settings of `segment`
+) -> str:
     "The words about the settings, from the docstring of `segment`, behind another docstring."
     head, _, _ = doc.partition("\n\nParameters\n")
     _, found, settings = segment.__doc__.partition("\npreset : ")
     return f"{head}\n\nParameters\n----------{found}{settings}" if found else head
 
-DynaSeg.__doc__ = _with_settings(DynaSeg.__doc__)
+document(__name__, {"segment": PRESET_WORDS}, TYPES | {name: rule.expected for name, rule in RULES.items()})

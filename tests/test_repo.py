@@ -115,7 +115,7 @@ def imported(tree):
             inside = node.level == 1 or (node.module or "").split(".")[0] == "dynaseg"
             if not inside: continue
             name = (node.module or "").removeprefix("dynaseg").strip(".")
-            yield from [name.split(".")[0]] if name else [{"segment": "segmenter", "DynaSeg": "segmenter",
+            yield from [name.split(".")[0]] if name else [{"segment": "segmenter", "DynaSeg": "together",
                                                            "Segmentation": "segmenter"}.get(a.name, a.name)
                                                           for a in node.names if a.name != "__version__"]
         elif isinstance(node, ast.Import):
