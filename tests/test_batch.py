@@ -1029,7 +1029,7 @@ def test_what_a_run_did_is_a_table():
 def test_the_examples_of_several_machines_are_commands(repo, tmp_path):
     "With stand-ins for torchrun, srun and scontrol, a shell reads the two examples as what they should be."
     text = "".join("".join(cell["source"])
-                   for cell in json.loads((repo / "nbs" / "17_batch.ipynb").read_text(encoding="utf-8"))["cells"]
+                   for cell in json.loads((repo / "nbs" / "21_batch.ipynb").read_text(encoding="utf-8"))["cells"]
                    if cell["cell_type"] == "markdown")
     examples = [part.split("```")[0] for part in text.split("```sh\n")[1:]]
     for name, does in {"torchrun": 'printf "%s\\n" "$@"', "srun": '"$@"', "scontrol": "echo node1; echo node2"}.items():
