@@ -101,8 +101,8 @@ def test_every_module_has_its_notebook():
     assert {p.stem for p in (ROOT / "dynaseg").glob("*.py")} - {"__init__", "__main__", "_modidx"} == {*ORDER, *BASE}
     # each number once, none left out
     assert [path.name[:2] for path in CHAPTERS] == [f"{i:02}" for i in range(len(CHAPTERS))]
-    assert ORDER[:10] == ["images", "labels", "network", "loss", "weighting", "silhouette", "fit", "hints", "outlines",
-                          "granularity"] and ORDER[-1] == "cli"
+    assert ORDER[:11] == ["images", "labels", "network", "loss", "weighting", "silhouette", "fit", "hints", "guide",
+                          "outlines", "granularity"] and ORDER[-1] == "cli"
     for path, name in zip(CHAPTERS, ORDER): assert path.stem[3:] == name
 
 
