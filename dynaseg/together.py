@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GAP', 'STATISTICS', 'Canvas', 'at_working_size', 'on_canvas', 'keep_statistics', 'own_statistics', 'groups_of',
-           'SharedNetwork', 'voted', 'palette_of', 'nearest', 'fit_together', 'check_shared', 'DynaSeg', 'fit_alone']
+           'SharedNetwork', 'voted', 'palette_of', 'nearest', 'fit_together', 'check_shared', 'DynaSeg']
 
 # %% ../nbs/17_together.ipynb #tg0003
 import json
@@ -440,7 +440,7 @@ class DynaSeg(ClusterMixin, BaseEstimator):
             self.n_clusters_ = self.network_.n_labels
             return self
         _refuse_table(X)
-        self.segmentation_, self.network_ = fit_alone(X, **self.get_params())
+        self.segmentation_, self.network_ = _fit_alone(X, **self.get_params())
         self.labels_ = self.segmentation_.labels
         self.n_clusters_ = self.segmentation_.n_clusters
         return self
@@ -480,7 +480,7 @@ DynaSeg.__init__.__signature__ = _estimator_signature()
 
 # %% ../nbs/17_together.ipynb #tg0046
 @torch.inference_mode(False)
-def fit_alone(
+def _fit_alone(
     photo, # whatever `segment` takes
     *,
     progress: bool = True, # a progress bar on fits of more than a second
