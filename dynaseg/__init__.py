@@ -13,8 +13,8 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["words", "images", "labels", "network", "loss", "weighting", "silhouette", "fit", "hints", "guide",
-                "outlines", "granularity", "extractors", "pretrained", "export", "segmenter", "many", "datasets",
-                "metrics",
+                "outlines", "granularity", "extractors", "pretrained", "export", "matching", "segmenter", "many",
+                "together", "sequence", "datasets", "metrics",
                 "batch", "widgets", "napari_plugin", "speed", "benchmark", "hierarchies", "cli"],
-    submod_attrs={"segmenter": ["DynaSeg", "Segmentation", "segment"]},
+    submod_attrs={"segmenter": ["Segmentation", "segment"], "together": ["DynaSeg"]},
 )

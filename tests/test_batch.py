@@ -1029,7 +1029,7 @@ def test_what_a_run_did_is_a_table():
 def test_the_examples_of_several_machines_are_commands(repo, tmp_path):
     "With stand-ins for torchrun, srun and scontrol, a shell reads the two examples as what they should be."
     text = "".join("".join(cell["source"])
-                   for cell in json.loads((repo / "nbs" / "17_batch.ipynb").read_text(encoding="utf-8"))["cells"]
+                   for cell in json.loads((repo / "nbs" / "21_batch.ipynb").read_text(encoding="utf-8"))["cells"]
                    if cell["cell_type"] == "markdown")
     examples = [part.split("```")[0] for part in text.split("```sh\n")[1:]]
     for name, does in {"torchrun": 'printf "%s\\n" "$@"', "srun": '"$@"', "scontrol": "echo node1; echo node2"}.items():
@@ -1043,3 +1043,102 @@ def test_the_examples_of_several_machines_are_commands(repo, tmp_path):
     assert said[0][-6:] == ["dynaseg.cli", "folder", "photos", "segments", "--variant",
                             "scf"] and said[1][-4:] == ["dynaseg.cli", "folder", "photos", "segments"]
     assert "node1:29500" in said[1] and "77" in said[1]
+
+
+# --- one network for the folder
+
+@pytest.fixture
+def alike(quick): return quick | {"same_labels": True}
+
+
+def as_arrays(out):
+    return {name: np.asarray(Image.open(out / name)) for name in tree(out) if name.endswith("labels.png")}
+
+
+def test_one_network_labels_the_folder_and_what_comes_later(photos, out, alike, photo):
+    from dynaseg.together import SharedNetwork
+    assert counts(segment_folder(photos, out, **alike)) == (4, 0, 0)
+    network = SharedNetwork.load(out / "network.npz")
+    assert network.photos == 4
+    for name, labels in as_arrays(out).items():
+        assert (labels == network.label(photos / name.removesuffix(".labels.png")).labels).all()
+    Image.fromarray(photo[::-1]).save(photos / "new.png")
+    before = (out / "network.npz").read_bytes()
+    assert counts(segment_folder(photos, out, **alike)) == (1, 4, 0)
+    assert (out / "network.npz").read_bytes() == before
+    assert (as_arrays(out)["new.png.labels.png"] == network.label(photo[::-1]).labels).all()
+
+
+def test_the_sample_is_drawn_with_the_seed(photos, out, alike, tmp_path):
+    from dynaseg.together import SharedNetwork
+    digests = []
+    for i, (seed, sample) in enumerate([(0, 2), (0, 2), (5, 2), (0, 4)]):
+        segment_folder(photos, tmp_path / str(i), sample=sample, seed=seed, **alike)
+        digests.append(SharedNetwork.load(tmp_path / str(i) / "network.npz").digest)
+    assert digests[0] == digests[1] and len(set(digests)) == 3
+
+
+def test_another_network_is_refused_and_replaced_by_force(photos, out, alike, quick):
+    segment_folder(photos, out, **alike)
+    for other in (alike | {"sample": 3}, alike | {"statistics": "batch"}, alike | {"T": 3}):
+        with pytest.raises(InputError, match="fitted with other settings"): segment_folder(photos, out, **other)
+    with pytest.raises(InputError, match="made with other settings"): segment_folder(photos, out, **quick)
+    (out / "network.npz").unlink()
+    with pytest.raises(InputError, match=r"network='\w+' \(now None\)"): segment_folder(photos, out, **alike)
+    assert counts(segment_folder(photos, out, force=True, statistics="batch", **alike)) == (4, 0, 0)
+    assert counts(segment_folder(photos, out, statistics="batch", **alike)) == (0, 4, 0)
+
+
+def test_a_network_without_results_is_taken_up_by_the_same_settings_only(photos, out, alike, monkeypatch):
+    "The run ends between the fit and the first image."
+    monkeypatch.setattr(batch._Run, "all", lambda self, names, tell: 1 / 0)
+    with pytest.raises(ZeroDivisionError): segment_folder(photos, out, **alike)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="fitted with other settings"): segment_folder(photos, out, **alike | {"T": 3})
+    before = (out / "network.npz").read_bytes()
+    assert counts(segment_folder(photos, out, **alike)) == (4, 0, 0)
+    assert (out / "network.npz").read_bytes() == before
+
+
+def test_a_fit_that_fails_leaves_nothing_behind(photos, out, alike, monkeypatch):
+    def failing(*args, **more): raise KeyboardInterrupt
+    monkeypatch.setattr(batch.SharedNetwork, "save", failing)
+    with pytest.raises(KeyboardInterrupt): segment_folder(photos, out, **alike)
+    monkeypatch.undo()
+    assert [name for name in tree(out) if name != ".dynaseg/lock"] == []
+    assert counts(segment_folder(photos, out, **alike)) == (4, 0, 0)
+
+
+def test_what_cannot_be_read_is_passed_over_and_named_in_its_row(photos, out, alike, photo):
+    (photos / "broken.png").write_text("text")
+    Image.fromarray(photo[..., 0]).save(photos / "grey.png")
+    summary = segment_folder(photos, out, **alike)
+    assert counts(summary)[0] == 4 and set(summary.errors) == {"broken.png", "grey.png"}
+    assert "has 1 bands; expected 3" in summary.errors["grey.png"]
+
+
+def test_a_folder_of_nothing_that_can_be_read(out, tmp_path, alike):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.png").write_text("text")
+    with pytest.raises(InputError, match="None of the 1 images can be read"):
+        segment_folder(tmp_path / "bad", out, **alike)
+
+
+@pytest.mark.parametrize("more, words", [
+    ({"n_segments": 4}, "Connected segments"), ({"variant": lambda q: 1.0}, "weighting of your own"),
+    ({"sample": 0}, "sample=0"), ({"statistics": "mean"}, "statistics='mean'"),
+    ({"features": "resnet18-fpn", "weights": None}, "features")])
+def test_what_cannot_share_a_network_is_refused_before_anything_is_written(photos, out, alike, more, words):
+    with pytest.raises(InputError, match=words): segment_folder(photos, out, **alike | more)
+    assert not out.exists()
+
+
+@locks
+def test_workers_and_rival_runs_take_the_same_network(photos, out, alike, python):
+    code = ("import sys; from dynaseg.batch import segment_folder\n"
+            "if __name__ == '__main__': segment_folder(sys.argv[1], sys.argv[2], **eval(sys.argv[3]))")
+    rivals = [threading.Thread(target=python, args=(code, photos, out, repr(alike | {"workers": n}))) for n in (1, 2)]
+    for rival in rivals: rival.start()
+    for rival in rivals: rival.join()
+    assert counts(segment_folder(photos, out, **alike)) == (0, 4, 0)
+    assert len({row["settings"] for row in Manifest(out).rows.values()}) == 1

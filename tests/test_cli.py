@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from sklearn.metrics import adjusted_rand_score
 
 from dynaseg import segment
 from dynaseg.cli import FILES, NOT_OPTIONS, _option_name, app, demo_command, main, segment_command
@@ -339,9 +340,10 @@ def test_a_page_and_all_pages(cli, stack):
     code, out, err = cli("segment", "stack.tif", "-o", "two", "--page", "2", "--json", *SMALL)
     assert (code, err) == (0, "") and json.loads(out)["page"] == 2
     code, out, err = cli("segment", "stack.tif", "-o", "all", "--page", "all", *SMALL)
-    assert code == 0 and "3 pages, each segmented by itself" in err
+    assert code == 0
     assert [p.name for p in sorted(Path("all/stack").iterdir())] == ["page-1", "page-2", "page-3"]
-    assert Path("all/stack/page-2/labels.png").read_bytes() == Path("two/stack/labels.png").read_bytes()
+    one, other = (np.asarray(Image.open(file)) for file in ("all/stack/page-2/labels.png", "two/stack/labels.png"))
+    assert adjusted_rand_score(one.ravel(), other.ravel()) == 1  # the same clusters, under the numbers of page 1
     code, out, err = cli("segment", "stack.tif", "-o", "all", "--page", "all", *SMALL)
     assert code == 1 and "exists" in err
 

@@ -101,8 +101,8 @@ def test_every_module_has_its_notebook():
     assert {p.stem for p in (ROOT / "dynaseg").glob("*.py")} - {"__init__", "__main__", "_modidx"} == {*ORDER, *BASE}
     # each number once, none left out
     assert [path.name[:2] for path in CHAPTERS] == [f"{i:02}" for i in range(len(CHAPTERS))]
-    assert ORDER[:10] == ["images", "labels", "network", "loss", "weighting", "silhouette", "fit", "hints", "outlines",
-                          "granularity"] and ORDER[-1] == "cli"
+    assert ORDER[:11] == ["images", "labels", "network", "loss", "weighting", "silhouette", "fit", "hints", "guide",
+                          "outlines", "granularity"] and ORDER[-1] == "cli"
     for path, name in zip(CHAPTERS, ORDER): assert path.stem[3:] == name
 
 
@@ -115,7 +115,7 @@ def imported(tree):
             inside = node.level == 1 or (node.module or "").split(".")[0] == "dynaseg"
             if not inside: continue
             name = (node.module or "").removeprefix("dynaseg").strip(".")
-            yield from [name.split(".")[0]] if name else [{"segment": "segmenter", "DynaSeg": "segmenter",
+            yield from [name.split(".")[0]] if name else [{"segment": "segmenter", "DynaSeg": "together",
                                                            "Segmentation": "segmenter"}.get(a.name, a.name)
                                                           for a in node.names if a.name != "__version__"]
         elif isinstance(node, ast.Import):

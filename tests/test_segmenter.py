@@ -437,11 +437,12 @@ def test_a_picture_that_is_mostly_hole(quick):
 
 def test_pages(quick, photo):
     stack = np.stack([photo[..., 0], photo[..., 1], photo[..., 2] // 4])
-    with pytest.warns(UserWarning, match="3 pages, each segmented by itself"):
-        results = segment(stack, axes="ZYX", pages="all", **quick)
+    results = segment(stack, axes="ZYX", pages="all", **quick)
     assert [seg.meta["page"] for seg in results] == [1, 2, 3] and [seg.settings["page"] for seg in results] == [1, 2, 3]
     assert {seg.meta["value_range"] for seg in results} == {(0, 255)}  # one range for all: a dark page stays dark
-    for seg in results: np.testing.assert_array_equal(segment(stack, **seg.settings, progress=False).labels, seg.labels)
+    for seg in results: # the same clusters, whatever their numbers
+        again = segment(stack, **seg.settings, progress=False).labels
+        assert adjusted_rand_score(again.ravel(), seg.labels.ravel()) == 1
     np.testing.assert_array_equal(segment(stack, axes="ZYX", page=2, **quick).labels,
                                   segment(photo[..., 1], **quick).labels)
     with pytest.raises(InputError, match="page=2 and pages='all'"):
@@ -449,6 +450,24 @@ def test_pages(quick, photo):
     with pytest.raises(InputError, match="an estimator is for one image"):
         DynaSeg(axes="ZYX", pages="all", **quick).fit(stack)
     with pytest.raises(InputError, match="page=4"): segment(stack, axes="ZYX", page=4, **quick)
+
+
+def test_clusters_keep_their_numbers_through_the_pages(quick):
+    "The bright square is the smaller part of page 1 and the larger one of page 2."
+    stack = np.full((3, 24, 24), 30, np.uint8)
+    for page, size in enumerate((8, 20, 10)): stack[page, :size, :size] = 220
+    results = segment(stack, axes="ZYX", pages="all", n_clusters=2, **quick)
+    for seg, size in zip(results, (8, 20, 10)):
+        assert seg.labels[0, 0] == 1 and seg.labels[-1, -1] == 0
+        assert (seg.at(n_clusters=2).labels[0, 0] == 0) == (size == 20)  # a new question, numbered by area
+
+
+def test_segments_of_pages_are_not_matched(quick, photo):
+    stack = np.stack([photo[..., 0], photo[..., 1]])
+    with pytest.warns(UserWarning, match="2 pages, each segmented by itself"):
+        results = segment(stack, axes="ZYX", pages="all", n_segments=3, **quick)
+    assert all(np.bincount(seg.labels.ravel()).tolist() == sorted(np.bincount(seg.labels.ravel()), reverse=True)
+               for seg in results)
 
 
 def test_a_stack_says_that_it_is_one(tmp_path, quick, photo):
@@ -1201,9 +1220,9 @@ def test_refitting_replaces_the_result(photo, quick):
 # --- the front door
 
 def test_names_of_the_package():
-    from dynaseg import segmenter
+    from dynaseg import segmenter, together
     assert (dynaseg.segment, dynaseg.DynaSeg,
-            dynaseg.Segmentation) == (segmenter.segment, segmenter.DynaSeg, segmenter.Segmentation)
+            dynaseg.Segmentation) == (segmenter.segment, together.DynaSeg, segmenter.Segmentation)
     assert {"segment", "DynaSeg", "Segmentation"} <= set(dir(dynaseg)) and {"segment", "DynaSeg",
                                                                             "Segmentation"} <= set(dynaseg.__all__)
     assert dynaseg.__version__ and dynaseg.metrics.BestOverlap

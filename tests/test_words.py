@@ -150,8 +150,8 @@ def test_help_says_what_happens_without_each_setting():
 
 
 MODULES = ("images", "labels", "network", "loss", "weighting", "silhouette", "fit", "outlines", "granularity",
-           "segmenter", "many", "datasets", "metrics", "extractors", "pretrained", "batch", "widgets", "speed",
-           "benchmark")
+           "matching", "segmenter", "many", "together", "sequence", "datasets", "metrics", "extractors",
+           "pretrained", "batch", "widgets", "speed", "benchmark")
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -129,6 +129,7 @@ def commands():
     evaluate = "dynaseg evaluate {} --root $DYNASEG_DATA --out nbs/results/{}.csv"
     return {"speed": ["python -m dynaseg.speed nbs/results/speed.csv"],
             "guide": ["python tools/guide.py"],
+            "sequence": ["python tools/sequence.py nbs/results/sequence.csv"],
             **{name: [f"python tools/benchmarks.py {name}"] for name in GRIDS},
             **{name: [evaluate.format(arguments, name) for arguments in lines] for name, lines in steps().items()}}
 
