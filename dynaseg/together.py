@@ -4,11 +4,7 @@
 
 # %% auto #0
 __all__ = ['GAP', 'STATISTICS', 'Canvas', 'at_working_size', 'on_canvas', 'keep_statistics', 'own_statistics', 'groups_of',
-<<<<<<< HEAD
            'SharedNetwork', 'voted', 'palette_of', 'nearest', 'fit_together', 'check_shared', 'DynaSeg']
-=======
-           'SharedNetwork', 'voted', 'palette_of', 'nearest', 'fit_together', 'check_shared', 'DynaSeg', 'fit_alone']
->>>>>>> company
 
 # %% ../nbs/17_together.ipynb #tg0003
 import json
@@ -79,15 +75,8 @@ def on_canvas(
         valid[:h, left:left + w] = True if picture.valid is None else picture.valid
     return Canvas(image, valid, lefts, sizes)
 
-<<<<<<< HEAD
 # %% ../nbs/17_together.ipynb #tg0018
-def _norms_of(
-    net: nn.Module, # after a fit
-) -> list[nn.BatchNorm2d]:
-=======
-# %% ../nbs/14b_together.ipynb #tg0018
 def _norms_of(net):
->>>>>>> company
     "The batch norms that took their statistics from the photos of the fit; those of frozen parts did not."
     layers = [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm2d)]
     return [layer for layer in layers if layer.training and layer.track_running_stats]
