@@ -188,6 +188,5 @@ EDITS = [
     ("granularity", "if found.max() + 1 >= floor: return found", "return found"),
     ("granularity", "(self.tree.small < self.scaled(min_size)).sum()", "0"),
     ("granularity", "* self.sizes.sum() / size", "* 1"),
-    ("granularity", "np.where(scribbles > 0, scribbles, labels)", "labels"),
     ("granularity", "small >= self.scaled(None)", "small < self.scaled(None)"),
 ]

@@ -170,6 +170,24 @@ def test_a_least_size_that_leaves_less_than_the_floor_is_no_surprise(hierarchy, 
     assert hierarchy.segments(level=1.0, min_size=10**9, floor=5).max() == 0 and not recwarn
 
 
+def test_a_speck_is_a_ten_thousandth_of_the_photo_at_the_size_of_the_patches():
+    "800,000 pixels, which patches see as 400,000: a speck has fewer than 80, there 40."
+    large = Hierarchy(np.full((800, 1000, 3), 0.5, np.float32), np.ones((20, 25, 1), np.float32))
+    assert large.scaled(None) == pytest.approx(40, rel=0.01)
+    assert large.scaled(1000) == pytest.approx(500, rel=0.01)
+
+
+def test_halves_do_not_split_off_a_speck():
+    "Two halves and one pixel, which merges last."
+    two = Hierarchy(np.zeros((150, 150, 3), np.float32), np.ones((15, 15, 1), np.float32))
+    patches = np.where(np.arange(150) < 75, 0, 1)[None].repeat(150, 0)
+    patches[0, 0] = 2
+    tree = MergeTree(np.array([[0, 1], [0, 2]]), np.array([1.0, 5.0]), np.array([11_249.0, 1.0]))
+    two.__dict__ |= {"patches": patches, "tree": tree}
+    half = two.halves(np.ones(3, bool))
+    assert half[0] != half[1] and half[0] == half[2]
+
+
 def test_halves_are_connected_and_together_the_whole(hierarchy):
     inside = hierarchy.segments(3) == 1
     half = hierarchy.halves(inside)

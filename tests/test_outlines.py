@@ -331,6 +331,11 @@ def test_readings_and_calm_have_their_powers():
     assert _Regions(known).cost[0] == pytest.approx(expected * 2.02**0.3, rel=1e-5)
 
 
+def test_no_cut_joins_islands():
+    tree = MergeTree(np.array([[0, 1], [1, 2]]), np.array([1.0, np.inf]), np.array([1.0, np.inf]))
+    for labels in (cut(tree), cut(tree, n_segments=1), cut(tree, min_size=9)): assert labels.tolist() == [0, 0, 1]
+
+
 def test_an_extractor_knows_a_border_that_colours_do_not_show():
     "Noise, in four patches side by side; the maps change between the first and the second, or the third and the last."
     patches = np.repeat([[0, 1, 2, 3]], 20, 0).repeat(20, 1)

@@ -12,7 +12,7 @@ from dynaseg.fit import fit
 from dynaseg.images import InputError, filled, read_image, standardise, to_tensor
 from dynaseg.network import cnn_net, over_valid
 from dynaseg.segmenter import check_settings, prepare
-from dynaseg.together import (SharedNetwork, fit_alone, fit_together, groups_of, keep_statistics, nearest, on_canvas,
+from dynaseg.together import (SharedNetwork, fit_together, groups_of, keep_statistics, nearest, on_canvas,
                               own_statistics, palette_of, voted)
 
 
@@ -261,7 +261,7 @@ def test_a_missing_file_is_named(quick, tmp_path):
 # --- files
 
 def test_a_network_comes_back_from_its_file(scene, quick, tmp_path):
-    for net in (fit_together([scene, scene[:20]], **quick), fit_alone(scene, **quick)[1]):
+    for net in (fit_together([scene, scene[:20]], **quick), DynaSeg(**quick).fit(scene).network_):
         again = SharedNetwork.load(net.save(tmp_path / "net.npz", overwrite=True), device="cpu")
         for statistics in ("running", "batch"):
             a, b = net.label(scene[:22], statistics), again.label(scene[:22], statistics)
