@@ -16,6 +16,7 @@ import json
 import os
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from inspect import signature
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -401,7 +403,7 @@ def _read_npz(path):
                             json.loads(str(found["settings"])), float(found["seconds"]), hierarchy,
                             found.get("of_patch"), found.get("valid"),
                             _unpacked(json.loads(str(found.get("meta", "{}")))))
-    except (KeyError, ValueError, OSError, EOFError) as e:
+    except (KeyError, ValueError, OSError, EOFError, BadZipFile, zlib.error) as e:
         raise InputError(f"{str(path)!r} is no segmentation ({type(e).__name__}: {e}). Expected an .npz file that "
                          f"Segmentation.save wrote.") from e
 

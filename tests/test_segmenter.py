@@ -597,6 +597,15 @@ def test_a_table_of_pixels_is_no_image(photo, quick):
     assert DynaSeg(**quick).fit_predict(photo[:, :3, :1]).shape == (24, 3)
 
 
+def test_a_damaged_file_is_no_segmentation(photo, quick, tmp_path):
+    segment(photo, **quick).save(tmp_path / "whole.npz")
+    whole = (tmp_path / "whole.npz").read_bytes()
+    for damaged in (b"", whole[:100], whole[:len(whole) // 2], whole[:2000] + bytes(40) + whole[2040:], b"no zip"):
+        (tmp_path / "damaged.npz").write_bytes(damaged)
+        with pytest.raises(InputError, match="damaged.npz' is no segmentation"):
+            Segmentation.load(tmp_path / "damaged.npz")
+
+
 def test_warnings_name_the_line_of_the_users_program(photo, quick):
     with pytest.warns(UserWarning) as caught:
         seg = segment(photo.astype(np.int16) - 40, n_segments=10**6, min_labels=2, **quick)
