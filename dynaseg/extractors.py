@@ -16,6 +16,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 import torch.nn.functional as F
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 from .images import InputError, warn, working_size
@@ -133,8 +134,9 @@ def known_maps(
     stack = torch.cat([F.interpolate(_standardised(level), size, mode="bilinear")[0] for level in levels])
     places = stack.flatten(1).T.numpy()
     centred = places - places.mean(0)
-    _, directions = np.linalg.eigh(centred.T @ centred / len(centred))
-    return (centred @ directions[:, -COMPONENTS:]).reshape(*size, -1)
+    with threadpool_limits(1, "blas"): # more threads would add up in another order
+        _, directions = np.linalg.eigh(centred.T @ centred / len(centred))
+        return (centred @ directions[:, -COMPONENTS:]).reshape(*size, -1)
 
 def _standardised(level):
     "Mean 0 and spread 1 in each channel, over the root of the number of channels: all levels count alike."
@@ -153,7 +155,7 @@ def known_to(
     if first is None: return None
     try:
         with torch.no_grad(): return known_maps(first.net(x))
-    except (InputError, RuntimeError, ValueError, AssertionError) as e:
+    except Exception as e: # whatever an extractor of the user's own raises
         warn(f"The extractor cannot look at {x.shape[2]} x {x.shape[3]} pixels ({type(e).__name__}: {e}): it takes "
              "part in the fit, but not in the merging.")
         return None

@@ -1010,7 +1010,8 @@ def maps_of(
     if isinstance(features, str) and features == "cnn": return None
     small = shrunk(image, valid=valid)
     x = to_tensor(small, small.shape[:2], device)
-    return known_to(net, filled(x, valid_at(valid, small.shape[:2], device)))
+    x = filled(x, valid_at(valid, small.shape[:2], device))
+    with fixed_threads(x, net): return known_to(net, x)
 
 # %% ../nbs/15_segmenter.ipynb #bd55f4e4
 def _scribbled(hierarchy, scribbles, only, valid):

@@ -97,11 +97,11 @@ def seconds_of(
     f()
     return float(np.median([_seconds(f) for _ in range(times)]))
 
-def _seconds(f):
+def _seconds(f, clock=time.perf_counter):
     "Seconds that one call takes."
-    start = time.perf_counter()
+    start = clock()
     f()
-    return time.perf_counter() - start
+    return clock() - start
 
 def update_seconds(
     how: str, # "plain", "plain, memory kept", "fit", or "fit, bfloat16"
@@ -303,12 +303,7 @@ def cpu_seconds(
 ) -> float: # the least
     "Seconds that all processors together spend on a call."
     f()
-    seconds = []
-    for _ in range(times):
-        start = time.process_time()
-        f()
-        seconds.append(time.process_time() - start)
-    return min(seconds)
+    return min(_seconds(f, time.process_time) for _ in range(times))
 
 def _convolution(x, grad, weight, padding):
     "Calls of a convolution: forwards, back to the image, back to the weights."

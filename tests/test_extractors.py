@@ -380,9 +380,11 @@ def test_what_is_known_is_that_of_weights_that_are_kept():
 
 def test_an_extractor_of_one_size_is_left_out_of_the_merging():
     def choosy(x): return x.view(1, 3, 24, 30)
-    net = response_net(3, p=8, q=8, features=choosy, like=picture(3, 24, 30))
-    with pytest.warns(UserWarning, match="cannot look at 40 x 50 pixels .*not in the merging"):
-        assert known_to(net, picture(3, 40, 50)) is None
+    def by_size(x): return {24: x}[x.shape[2]]
+    for features in (choosy, by_size):
+        net = response_net(3, p=8, q=8, features=features, like=picture(3, 24, 30))
+        with pytest.warns(UserWarning, match="cannot look at 40 x 50 pixels .*not in the merging"):
+            assert known_to(net, picture(3, 40, 50)) is None
 
 
 @pytest.fixture(scope="module")

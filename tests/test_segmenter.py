@@ -579,9 +579,11 @@ import numpy as np, torch
 from dynaseg import segment
 x = np.random.default_rng(0).random((100, 120, 3))
 print(torch.get_num_threads())
-for features, q in (("cnn", 16), ("cnn", 100), ("resnet18-stem", 16)):  # of light and of heavy work
-    seg = segment(x, p=q, q=q, M=3, T=3, max_pixels=0, min_labels=2, features=features, weights=None, progress=False,
-                  device="cpu")
+# of light work, of heavy work, a network that is fitted, one that keeps its weights and takes part in the merging
+for features, freeze, q in (("cnn", None, 16), ("cnn", None, 100), ("resnet18-stem", None, 16),
+                            ("resnet18-stem", True, 16)):
+    seg = segment(x, p=q, q=q, M=3, T=3, max_pixels=0, min_labels=2, features=features, freeze=freeze, weights=None,
+                  progress=False, device="cpu")
     print(hashlib.sha256(seg.labels.tobytes()).hexdigest(), *seg.history["loss"].tolist())
 """
 
