@@ -40,7 +40,7 @@ from .datasets import IMAGE_SUFFIXES, Photos
 from .fit import is_light
 from .images import InputError, Picture, read_image, warn
 from .labels import write_overlay, writing
-from .many import _fitted_many, _finished, _prepared, _sharing, batch_size
+from .many import batch_size, fit_batch, shared_cores, timed_finish, timed_prepare
 from .network import ResponseNet, cnn
 from .segmenter import (PRESETS, SETTINGS, Checked, Fitted, Prepared, Segmentation, check_settings, reading_of,
                                segment, watched)
@@ -382,7 +382,7 @@ def in_threads(
 def _in_several(do, items, n, stop):
     running = set()
     # the process has one list of filters for warnings, which threads may leave in a wrong state
-    with warnings.catch_warnings(), _sharing(n) as pool:
+    with warnings.catch_warnings(), shared_cores(n) as pool:
         try:
             for item in items:
                 running.add(pool.submit(do, *item))
@@ -581,7 +581,7 @@ class Fits:
         "The fits of one batch; where it cannot be, each photo alone, so that an error is that of its photo."
         photos = [photo for photo, _ in group]
         start = time.perf_counter()
-        try: fits = _fitted_many(photos, self.checked, range(len(photos)), 10, self.stop.is_set)
+        try: fits = fit_batch(photos, self.checked, range(len(photos)), 10, self.stop.is_set)
         except Exception: fits = None
         share = (time.perf_counter() - start) / len(group)
         for i, (photo, future) in enumerate(group):
@@ -723,9 +723,9 @@ class _Job:
         "`segment`, its fit in a batch; alone for a picture with pixels without data, or at fewer pixels."
         fewer = settings.get("max_pixels") != self.settings.get("max_pixels")
         if picture.valid is not None or fewer: return segment(picture, **settings)
-        ready, spent = _prepared(picture, self.checked)
+        ready, spent = timed_prepare(picture, self.checked)
         fit, share = self.fits.fit(ready)
-        return _finished(ready, fit, spent + share)
+        return timed_finish(ready, fit, spent + share)
 
     def refuse_to_replace(self, names):
         "Raises `InputError` if results of these images were made with other settings."

@@ -569,8 +569,8 @@ def test_threads_change_nothing(mixed, out, tmp_path, quick, two_threads, monkey
 @pytest.fixture
 def sizes(monkeypatch):
     "How many photos each batch had."
-    seen, fit = [], batch._fitted_many
-    monkeypatch.setattr(batch, "_fitted_many", lambda photos, *more: seen.append(len(photos)) or fit(photos, *more))
+    seen, fit = [], batch.fit_batch
+    monkeypatch.setattr(batch, "fit_batch", lambda photos, *more: seen.append(len(photos)) or fit(photos, *more))
     return seen
 
 
@@ -607,7 +607,7 @@ def test_an_error_in_a_batch_is_that_of_its_photo(photos, out, quick, monkeypatc
         if ready.image.shape[0] == 100: raise MemoryError
         if (ready.image == load_image(photos / "2.png")).all(): raise InputError("The loss became nan")
         return fit(ready, callback=callback)
-    monkeypatch.setattr(batch, "_fitted_many", refuse)
+    monkeypatch.setattr(batch, "fit_batch", refuse)
     monkeypatch.setattr(batch, "watched", watched)
     Image.new("RGB", (200, 100)).save(photos / "large.png")
     summary = segment_folder(photos, out, batch=3, **quick)

@@ -33,7 +33,7 @@ from dynaseg.fit import fit
 from dynaseg.images import standardise, to_tensor, working_size
 from dynaseg.labels import writing
 from dynaseg.loss import loss_gradient
-from dynaseg.many import REASONS, _fitted_many, _responses, _update, _weights_by_count, fit_many, many_net, segment_many
+from dynaseg.many import REASONS, _responses, _update, _weights_by_count, fit_batch, fit_many, many_net, segment_many
 from dynaseg.metrics import GROUPS
 from dynaseg.network import cnn_net, labels_at
 from dynaseg.segmenter import check_settings, prepare, segment
@@ -332,7 +332,7 @@ def together(bench, name, B):
     yield row(f"segment_many, B={B}", B / seconds, "photos a second", name)
     checked = _checked(settings)
     ready = [prepare(image, checked) for image in images]
-    fitting = partial(_fitted_many, ready, checked, range(B), 10)
+    fitting = partial(fit_batch, ready, checked, range(B), 10)
     gigabytes, _ = peak(bench.device, fitting)
     seconds, _ = seconds_of(bench.device, fitting)
     yield row(f"the fit alone, B={B}", B / seconds, "photos a second", name)
@@ -360,7 +360,7 @@ def paper(bench, B):
     checked = _checked(bench.settings("paper", T=T, min_labels=None, tol=0.0))
     ready = [prepare(image, checked) for image in bench.alike(B)]
     start = time.perf_counter()
-    gigabytes, _ = peak(bench.device, partial(_fitted_many, ready, checked, range(B), 10))
+    gigabytes, _ = peak(bench.device, partial(fit_batch, ready, checked, range(B), 10))
     seconds = (time.perf_counter() - start) / B
     yield row(f"paper preset, B={B}", seconds, "s a photo", f"{T} updates", most=5 if T == 1000 else None)
     if gigabytes: yield row(f"paper preset, B={B}", gigabytes, "GB", f"{T} updates")
