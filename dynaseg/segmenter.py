@@ -795,6 +795,45 @@ def _device(device, autocast=False):
                          f"it out.") from e
     return device
 
+# %% ../nbs/15_segmenter.ipynb #aada284c
+def _clustered(on, image, valid, net, x, seen):
+    """What the silhouette phase clusters: the image, or the feature map before the fit, (h, w, p); of pixels with data
+    alone, (n, p)."""
+    if on == "image": return image if valid is None else image[valid]
+    with torch.no_grad(), over_valid(net, seen), fixed_threads(x, net): maps = net.features(x)[0].permute(1, 2, 0)
+    return (maps if seen is None else maps[seen]).cpu().numpy()
+
+def _floor(pixels, settings):
+    phase = silhouette_phase(pixels, seed=settings["seed"])
+    at_end = len(phase.ks) > 1 and phase.opt_nC == phase.ks[-1] and phase.opt_nC == K_MAX
+    return int(phase.ks[0]) if at_end and settings["preset"] not in PUBLISHED else phase.opt_nC
+
+K_MAX = signature(silhouette_phase).parameters["k_max"].default
+
+# %% ../nbs/15_segmenter.ipynb #cb2f737b
+def _scribbles(settings, size, valid):
+    "The scribbles of the settings, checked; pixels without data have none. Raises `InputError`."
+    if settings["scribbles"] is None: return None
+    found = read_scribbles(settings["scribbles"], size, settings["unmarked"], valid)
+    classes = len(found.names)
+    if settings["only_scribbled"] and classes < 2:
+        raise InputError(f"The scribbles have one class only, {found.names[0]}, which would be the whole photo. "
+                         "Mark a second one, or leave out only_scribbled.")
+    if classes >= settings["q"]:
+        raise InputError(f"The scribbles have {classes} classes; expected fewer than q={settings['q']}. Raise q.")
+    return found
+
+def _guide(settings, image, valid, scribbles, size):
+    "The labels to follow at the working size; scribbles come before them. Raises `InputError`."
+    if settings["guide"] is None: return None
+    guide = read_guide(settings["guide"], image, settings["unguided"], valid)
+    if scribbles is not None: guide[scribbles.marks > 0] = -1
+    guide = guide_at(guide, size)
+    K = guide.max() + 1
+    if not K: return None # scribbles wherever there is guidance
+    if K > settings["q"] and settings["guide_matching"] == "hungarian": raise InputError(too_many(K, settings["q"]))
+    return guide
+
 # %% ../nbs/15_segmenter.ipynb #30cbec97
 class Prepared(NamedTuple):
     "A photo, ready for its fit."
@@ -837,43 +876,6 @@ def prepare(
     floor = None if scribbles is not None and settings["only_scribbled"] else settings["min_labels"]
     if floor == "silhouette": floor = _floor(_clustered(settings["on"], image, valid, net, x, seen), settings)
     return Prepared(image, x, net, floor, checked, start, valid, meta or {}, seen, scribbles, guide)
-
-def _scribbles(settings, size, valid):
-    "The scribbles of the settings, checked; pixels without data have none. Raises `InputError`."
-    if settings["scribbles"] is None: return None
-    found = read_scribbles(settings["scribbles"], size, settings["unmarked"], valid)
-    classes = len(found.names)
-    if settings["only_scribbled"] and classes < 2:
-        raise InputError(f"The scribbles have one class only, {found.names[0]}, which would be the whole photo. "
-                         "Mark a second one, or leave out only_scribbled.")
-    if classes >= settings["q"]:
-        raise InputError(f"The scribbles have {classes} classes; expected fewer than q={settings['q']}. Raise q.")
-    return found
-
-def _guide(settings, image, valid, scribbles, size):
-    "The labels to follow at the working size; scribbles come before them. Raises `InputError`."
-    if settings["guide"] is None: return None
-    guide = read_guide(settings["guide"], image, settings["unguided"], valid)
-    if scribbles is not None: guide[scribbles.marks > 0] = -1
-    guide = guide_at(guide, size)
-    K = guide.max() + 1
-    if not K: return None # scribbles wherever there is guidance
-    if K > settings["q"] and settings["guide_matching"] == "hungarian": raise InputError(too_many(K, settings["q"]))
-    return guide
-
-def _clustered(on, image, valid, net, x, seen):
-    """What the silhouette phase clusters: the image, or the feature map before the fit, (h, w, p); of pixels with data
-    alone, (n, p)."""
-    if on == "image": return image if valid is None else image[valid]
-    with torch.no_grad(), over_valid(net, seen), fixed_threads(x, net): maps = net.features(x)[0].permute(1, 2, 0)
-    return (maps if seen is None else maps[seen]).cpu().numpy()
-
-def _floor(pixels, settings):
-    phase = silhouette_phase(pixels, seed=settings["seed"])
-    at_end = len(phase.ks) > 1 and phase.opt_nC == phase.ks[-1] and phase.opt_nC == K_MAX
-    return int(phase.ks[0]) if at_end and settings["preset"] not in PUBLISHED else phase.opt_nC
-
-K_MAX = signature(silhouette_phase).parameters["k_max"].default
 
 # %% ../nbs/15_segmenter.ipynb #858f36d9
 def steps_of(

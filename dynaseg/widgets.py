@@ -6,7 +6,7 @@
 __all__ = ['SIDE', 'PHOTOS', 'Path2D', 'Runner', 'live', 'to_png', 'thinned', 'small_photo', 'curve', 'picture_box',
            'put_picture', 'message', 'row', 'folded_away', 'Panel', 'sample_photo', 'uploaded', 'Photo', 'Knobs',
            'Granularity', 'call', 'path_of', 'picked', 'strokes_map', 'lit', 'mean_colours', 'touched', 'facts',
-           'touch_html', 'Pad', 'pen_colour', 'Tools', 'save_pair', 'Answer', 'Answers', 'pen_width', 'LiveView',
+           'touch_html', 'Pad', 'pen_colour', 'Tools', 'save_pair', 'Answer', 'pen_width', 'Answers', 'LiveView',
            'ending', 'heard', 'EditButtons', 'Explorer', 'explore', 'Comparison', 'compare', 'colour_groups',
            'score_curve', 'SilhouetteExplorer', 'silhouette_explorer']
 
@@ -682,7 +682,7 @@ def save_pair(
     with writing(names[1]) as draft: Image.fromarray(overlay(seg.image, seg.labels)).save(draft)
     return tuple(names)
 
-# %% ../nbs/22_widgets.ipynb #answers-code
+# %% ../nbs/22_widgets.ipynb #dfde3c5e
 class Answer(NamedTuple):
     "What was asked of a fit, and what came of it."
     seg: Segmentation # the answer
@@ -690,6 +690,13 @@ class Answer(NamedTuple):
     edits: str = "" # what was done by hand afterwards, as Python
     strokes: tuple = () # (number of the pen, way) of each
 
+def pen_width(
+    size: tuple[int, int], # (h, w) of a picture, pixels
+) -> int:
+    "The width of a stroke: a hundredth of the longer side, one pixel at least."
+    return max(1, round(max(size) / 100))
+
+# %% ../nbs/22_widgets.ipynb #answers-code
 class Answers:
     "The answers of one fit, the newest last."
     def __init__(self,
@@ -771,12 +778,6 @@ class Answers:
     def undo(self):
         "Takes a step back, if there is one."
         if len(self.stack) > 1: self.stack.pop()
-
-def pen_width(
-    size: tuple[int, int], # (h, w) of a picture, pixels
-) -> int:
-    "The width of a stroke: a hundredth of the longer side, one pixel at least."
-    return max(1, round(max(size) / 100))
 
 # %% ../nbs/22_widgets.ipynb #baa95eb1
 class LiveView:

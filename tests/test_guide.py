@@ -189,7 +189,8 @@ def test_scribbles_come_before_the_guide(red_half, guide):
     assert (seg.labels[scribbles > 0] == scribbles[scribbles > 0]).all()
     marked = scribbles > 0
     one = segment(red_half, guide=guide, scribbles=scribbles, only_scribbled=True, progress=False)
-    other = segment(red_half, guide=np.where(marked, 7, guide), scribbles=scribbles, only_scribbled=True, progress=False)
+    changed = np.where(marked, 7, guide)
+    other = segment(red_half, guide=changed, scribbles=scribbles, only_scribbled=True, progress=False)
     np.testing.assert_array_equal(one.labels, other.labels)
     covered = segment(red_half, guide=np.where(marked, guide, -1), scribbles=scribbles, progress=False)
     np.testing.assert_array_equal(covered.labels, segment(red_half, scribbles=scribbles, progress=False).labels)
