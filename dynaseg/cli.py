@@ -795,6 +795,7 @@ def main():
     _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"): stream.reconfigure(errors="backslashreplace") # file names need not be text
+    _said.clear()
     warnings.showwarning = _warning_line
     _end_in_order()
     try: sys.exit(_ran())
