@@ -6,9 +6,9 @@
 __all__ = ['SIDE', 'PHOTOS', 'Path2D', 'Runner', 'live', 'to_png', 'thinned', 'small_photo', 'curve', 'picture_box',
            'put_picture', 'message', 'row', 'folded_away', 'Panel', 'sample_photo', 'uploaded', 'Photo', 'Knobs',
            'Granularity', 'call', 'path_of', 'picked', 'strokes_map', 'lit', 'mean_colours', 'touched', 'facts',
-           'touch_html', 'Pad', 'pen_colour', 'Tools', 'save_pair', 'Answer', 'Answers', 'pen_width', 'Explorer',
-           'heard', 'explore', 'Comparison', 'compare', 'colour_groups', 'score_curve', 'SilhouetteExplorer',
-           'silhouette_explorer']
+           'touch_html', 'Pad', 'pen_colour', 'Tools', 'save_pair', 'Answer', 'pen_width', 'Answers', 'LiveView',
+           'ending', 'heard', 'EditButtons', 'Explorer', 'explore', 'Comparison', 'compare', 'colour_groups',
+           'score_curve', 'SilhouetteExplorer', 'silhouette_explorer']
 
 # %% ../nbs/22_widgets.ipynb #39685a41
 import base64
@@ -682,7 +682,7 @@ def save_pair(
     with writing(names[1]) as draft: Image.fromarray(overlay(seg.image, seg.labels)).save(draft)
     return tuple(names)
 
-# %% ../nbs/22_widgets.ipynb #answers-code
+# %% ../nbs/22_widgets.ipynb #dfde3c5e
 class Answer(NamedTuple):
     "What was asked of a fit, and what came of it."
     seg: Segmentation # the answer
@@ -690,6 +690,13 @@ class Answer(NamedTuple):
     edits: str = "" # what was done by hand afterwards, as Python
     strokes: tuple = () # (number of the pen, way) of each
 
+def pen_width(
+    size: tuple[int, int], # (h, w) of a picture, pixels
+) -> int:
+    "The width of a stroke: a hundredth of the longer side, one pixel at least."
+    return max(1, round(max(size) / 100))
+
+# %% ../nbs/22_widgets.ipynb #answers-code
 class Answers:
     "The answers of one fit, the newest last."
     def __init__(self,
@@ -772,11 +779,98 @@ class Answers:
         "Takes a step back, if there is one."
         if len(self.stack) > 1: self.stack.pop()
 
-def pen_width(
-    size: tuple[int, int], # (h, w) of a picture, pixels
-) -> int:
-    "The width of a stroke: a hundredth of the longer side, one pixel at least."
-    return max(1, round(max(size) / 100))
+# %% ../nbs/22_widgets.ipynb #baa95eb1
+class LiveView:
+    "A picture of the labels in use and two curves, while a fit goes on."
+    def __init__(self,
+        T: Callable[[], int], # how many updates the curves have room for
+    ):
+        self.T = T
+        self.picture = picture_box("labels", 300)
+        self.curves = widgets.HTML(layout=_WIDTH)
+        self.box = widgets.VBox([self.picture, self.curves], layout=_WIDTH)
+
+    def clear(self,
+        like: np.ndarray, # (h, w, 3), a picture of the size that is wanted
+    ):
+        "Grey, as before a fit."
+        self.curves.value = ""
+        put_picture(self.picture, np.full_like(like, 200), "no labels yet: press Run")
+
+    def draw(self,
+        step: Step, # the newest
+        counts: list[int], # q' so far
+        weights: list[float], # w so far
+    ):
+        "One live picture, and the curves."
+        put_picture(self.picture, label_picture(step.labels.cpu().numpy()), f"labels in use: {step.n_labels}")
+        self.draw_curves(counts, weights)
+
+    def draw_curves(self,
+        counts: Sequence[int], # q' by iteration
+        weights: Sequence[float], # w by iteration
+        floor: int | None = None, # of the labels; a dotted line
+    ):
+        "The curves alone."
+        T = self.T()
+        self.curves.value = curve(counts, "labels in use q'", T, floor) + curve(weights, "weight w", T)
+
+# %% ../nbs/22_widgets.ipynb #56e8996b
+def ending(
+    fitted: Segmentation, # fresh from its fit
+) -> str:
+    "How a fit went, in a line."
+    updates = len(fitted.history["loss"]) - 1
+    floor = "no floor" if fitted.floor is None else f"floor: {fitted.floor}"
+    return f"after {updates} updates, {fitted.seconds:.1f} s; stopped: {fitted.stop_reason}; {floor}"
+
+def heard(
+    work: Callable[[], object], # may warn
+) -> str:
+    "Does the work and returns its warnings, which would get lost in a log."
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        work()
+    return " ".join(str(warning.message) for warning in caught)
+
+# %% ../nbs/22_widgets.ipynb #420d8772
+class EditButtons:
+    "A field for the id of the chosen segment, and buttons: merge, split, undo, save."
+    def __init__(self,
+        typed: Callable[[], object], # called when the text in `which` has changed
+        split: Callable[[], object], # called by Split
+        undo: Callable[[], object], # by Undo
+        save: Callable[[], object], # by Save
+    ):
+        narrow = dict(width="auto")
+        self.which = widgets.Text(placeholder="click, or type an id", description="chosen", continuous_update=False,
+                                  layout=dict(width="260px"))
+        self.merge = widgets.ToggleButton(description="Merge with …", icon="compress", layout=narrow,
+                                          tooltip="then choose a neighbour")
+        self.split = widgets.Button(description="Split", icon="expand", layout=narrow)
+        self.undo = widgets.Button(description="Undo", icon="undo", layout=narrow)
+        self.save = widgets.Button(description="Save", icon="save", layout=narrow)
+        self.which.observe(lambda change: typed(), "value")
+        self.split.on_click(lambda _: split())
+        self.undo.on_click(lambda _: undo())
+        self.save.on_click(lambda _: save())
+
+    def show(self,
+        label: int | None, # the chosen segment; None: none is chosen
+    ):
+        "Writes the id, and ends a merge that had begun."
+        self.merge.value = False
+        self.which.value = "" if label is None else str(label)
+
+    def allow(self,
+        ready: bool, # there is an answer, and nothing is at work
+        chosen: bool, # a segment is chosen
+        steps: bool, # there is something to undo
+    ):
+        "Which of them can be used now."
+        for button in (self.which, self.save): button.disabled = not ready
+        for button in (self.merge, self.split): button.disabled = not (ready and chosen)
+        self.undo.disabled = not (ready and steps)
 
 # %% ../nbs/22_widgets.ipynb #ed0899de
 class Explorer(Panel):
@@ -791,29 +885,21 @@ class Explorer(Panel):
         self.many = Granularity(self.ask)
         self.tools = Tools(self.show)
         self.left = Pad(self.touch, self.report)
-        self.right = picture_box("labels", 300)
-        self.curves = widgets.HTML(layout=_WIDTH)
+        self.view = LiveView(lambda: self.fit.T.value)
+        self.right = self.view.picture
+        self.curves = self.view.curves
         self.code = widgets.HTML()
-        self._make_buttons()
+        self.edits = EditButtons(self._typed, self.split, self.undo, self.save)
+        self.which = self.edits.which
+        self.merge_button = self.edits.merge
+        self.split_button = self.edits.split
+        self.undo_button = self.edits.undo
+        self.save_button = self.edits.save
         shown = [row(*self.tools.buttons, self.which, self.merge_button, self.split_button),
-                 row(self.left, widgets.VBox([self.right, self.curves], layout=_WIDTH)), self.code]
+                 row(self.left, self.view.box), self.code]
         super().__init__(self.segment, [self.photo.choice, self.photo.upload, self.fit.preset, *self.many.all], shown,
                          [self.undo_button, self.save_button], [*self.fit.weight, *self.fit.others])
         self.show_photo(self.photo.image)
-
-    def _make_buttons(self):
-        narrow = dict(width="auto")
-        self.which = widgets.Text(placeholder="click, or type an id", description="chosen", continuous_update=False,
-                                  layout=dict(width="260px"))
-        self.merge_button = widgets.ToggleButton(description="Merge with …", icon="compress", layout=narrow,
-                                                 tooltip="then choose a neighbour")
-        self.split_button = widgets.Button(description="Split", icon="expand", layout=narrow)
-        self.undo_button = widgets.Button(description="Undo", icon="undo", layout=narrow)
-        self.save_button = widgets.Button(description="Save", icon="save", layout=narrow)
-        self.which.observe(lambda change: self._typed(), "value")
-        self.split_button.on_click(lambda _: self.split())
-        self.undo_button.on_click(lambda _: self.undo())
-        self.save_button.on_click(lambda _: self.save())
 
     @property
     def result(self) -> Segmentation | None:
@@ -837,10 +923,9 @@ class Explorer(Panel):
         self.answers = None
         self.chosen = None
         self.alert.value = ""
-        self.curves.value = ""
         self.rgb = small_photo(image)
         self.left.put(self.rgb, f"{image.shape[0]} × {image.shape[1]}, {image.shape[2]} bands")
-        put_picture(self.right, np.full_like(self.rgb, 200), "no labels yet: press Run")
+        self.view.clear(self.rgb)
         self.code.value = ""
         self._busy(False)
 
@@ -855,12 +940,10 @@ class Explorer(Panel):
         fitted = segment(image, **settings, progress=False, callback=live(self.draw, self.runner.stopping.is_set))
         answers = Answers(fitted, settings)
         self.answers = answers
-        self._curves(fitted.history["n_labels"], fitted.history["weight"], fitted.floor)
+        self.view.draw_curves(fitted.history["n_labels"], fitted.history["weight"], fitted.floor)
         notes = heard(lambda: answers.first(self.asked()))
         self.show()
-        updates = len(fitted.history["loss"]) - 1
-        self.say(f"{self._count()} after {updates} updates, {fitted.seconds:.1f} s; stopped: {fitted.stop_reason}; "
-                 f"{'no floor' if fitted.floor is None else f'floor: {fitted.floor}'}. {notes}")
+        self.say(f"{self._count()} {ending(fitted)}. {notes}")
 
     def draw(self,
         step: Step, # the newest
@@ -868,13 +951,8 @@ class Explorer(Panel):
         weights: list[float], # w so far
     ):
         "One live picture."
-        put_picture(self.right, label_picture(step.labels.cpu().numpy()), f"labels in use: {step.n_labels}")
-        self._curves(counts, weights)
+        self.view.draw(step, counts, weights)
         if not self.runner.stopping.is_set(): self.say(f"update {len(counts) - 1} of at most {self.fit.T.value}")
-
-    def _curves(self, counts, weights, floor=None):
-        T = self.fit.T.value
-        self.curves.value = curve(counts, "labels in use q'", T, floor) + curve(weights, "weight w", T)
 
     def _count(self): return f"{self.result.n_clusters} {self.result.kind}"
 
@@ -941,8 +1019,7 @@ class Explorer(Panel):
 
     def _choose(self, label):
         self.chosen = label
-        self.merge_button.value = False
-        self.which.value = "" if label is None else str(label)
+        self.edits.show(label)
 
     def _typed(self):
         "What an id that is typed does."
@@ -971,18 +1048,8 @@ class Explorer(Panel):
     def _allow(self, free):
         "Which tools can be used now."
         ready = free and self.answers is not None
-        for button in (*self.tools.buttons, self.which, self.save_button): button.disabled = not ready
-        for button in (self.merge_button, self.split_button): button.disabled = not ready or self.chosen is None
-        self.undo_button.disabled = not ready or len(self.answers.stack) < 2
-
-def heard(
-    work: Callable[[], object], # may warn
-) -> str:
-    "Does the work and returns its warnings, which would get lost in a log."
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        work()
-    return " ".join(str(warning.message) for warning in caught)
+        for button in self.tools.buttons: button.disabled = not ready
+        self.edits.allow(ready, self.chosen is not None, ready and len(self.answers.stack) > 1)
 
 # %% ../nbs/22_widgets.ipynb #809f27b6
 def explore(

@@ -188,7 +188,7 @@ EDITS = [
     ("granularity", "contours[:-1] = np.maximum(contours[:-1], down)", "contours[:-1] = down"),
     ("granularity", "SPECK = 1 / 10_000", "SPECK = 1 / 100"),
     ("granularity", "if found.max() + 1 >= floor: return found", "return found"),
-    ("granularity", "(self.tree.small < self.scaled(min_size)).sum()", "0"),
+    ("granularity", "int((tree.small < min_size).sum())", "0"),
     ("granularity", "* self.sizes.sum() / size", "* 1"),
-    ("granularity", "small >= self.scaled(None)", "small < self.scaled(None)"),
+    ("granularity", "tree.small[within] >= speck", "tree.small[within] < speck"),
 ]
