@@ -217,7 +217,7 @@ def test_a_named_tuple_shows_its_fields_and_a_command_its_help():
     assert tool("pages").with_fields(seen, [cell]) == seen.replace(
         "    *args, **kwargs", "    a:int, # the first\n    b:str='x', # the second")
     assert tool("pages").with_fields(seen, []) == seen
-    command = "```python\ndef a_command(\n    x:Annotated, y:Annotated=1,\n    z:Annotated=None\n):\n```\nSee --x, `--y`."
+    command = "```python\ndef a_command(\n    x:Annotated, y:Annotated=1,\n    z:Annotated=2\n):\n```\nSee --x, `--y`."
     shown = "```python\ndef a_command(\n    ... # what --help shows\n):\n```\nSee `--x`, `--y`."
     assert tool("pages").said(command) == shown
     plain = "```python\ndef other(\n    x:Annotated\n):\n```\na-b -- c"
@@ -233,10 +233,10 @@ def test_folded_code_says_what_is_in_it(pages):
 def test_what_is_printed_in_columns_is_marked():
     aligned = tool("finish").aligned
     for kind in ("stdout", "stderr"):
-        message = (f'<div class="cell-output cell-output-{kind}">\n<pre tabindex="0"><code>one long message</code></pre>'
+        message = (f'<div class="cell-output cell-output-{kind}">\n<pre tabindex="0"><code>a long message</code></pre>'
                    '</div>')
         assert aligned(message) == message
-        table = message.replace("one long", "one  long")
+        table = message.replace("a long", "a  long")
         assert aligned(table) == table.replace("<pre tabindex", '<pre class="aligned" tabindex')
     assert aligned("<pre><code>a  b</code></pre>") == "<pre><code>a  b</code></pre>"
 
