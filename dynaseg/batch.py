@@ -508,6 +508,25 @@ def draw(
     (bands, _), *_ = Counter(picture.pixels.shape[2] for picture in found).most_common(1)
     return [picture for picture in found if picture.pixels.shape[2] == bands]
 
+# %% ../nbs/21_batch.ipynb #40ba99bf
+def _fit_group(group, checked, stop):
+    "The fits of one batch; where it cannot be, each photo alone, so that an error is that of its photo."
+    photos = [photo for photo, _ in group]
+    start = time.perf_counter()
+    try: fits = fit_batch(photos, checked, range(len(photos)), 10, stop.is_set)
+    except Exception: fits = None
+    share = (time.perf_counter() - start) / len(group)
+    for i, (photo, future) in enumerate(group):
+        if stop.is_set(): future.set_exception(KeyboardInterrupt())
+        elif fits is not None: future.set_result((fits[i], share))
+        else: _fit_alone(photo, future, stop)
+
+def _fit_alone(photo, future, stop):
+    start = time.perf_counter()
+    try: fitted = watched(photo, callback=lambda step: stop.is_set())
+    except Exception as e: future.set_exception(e)
+    else: future.set_result((fitted, time.perf_counter() - start))
+
 # %% ../nbs/21_batch.ipynb #5033c50e
 MOST_TOGETHER = 16 # photos in a batch, if nobody says how many: twice as many are in memory
 
@@ -579,25 +598,7 @@ class Fits:
                 group = self.waiting.pop(shape)
                 n = self.size(shape)
                 if group[n:]: self.waiting[shape] = group[n:]
-            self._fit(group[:n])
-
-    def _fit(self, group):
-        "The fits of one batch; where it cannot be, each photo alone, so that an error is that of its photo."
-        photos = [photo for photo, _ in group]
-        start = time.perf_counter()
-        try: fits = fit_batch(photos, self.checked, range(len(photos)), 10, self.stop.is_set)
-        except Exception: fits = None
-        share = (time.perf_counter() - start) / len(group)
-        for i, (photo, future) in enumerate(group):
-            if self.stop.is_set(): future.set_exception(KeyboardInterrupt())
-            elif fits is not None: future.set_result((fits[i], share))
-            else: self._alone(photo, future)
-
-    def _alone(self, photo, future):
-        start = time.perf_counter()
-        try: fitted = watched(photo, callback=lambda step: self.stop.is_set())
-        except Exception as e: future.set_exception(e)
-        else: future.set_result((fitted, time.perf_counter() - start))
+            _fit_group(group[:n], self.checked, self.stop)
 
 # %% ../nbs/21_batch.ipynb #c3f5a1d8
 HOPELESS = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EROFS", "EIO")} # full, or not to be written
@@ -620,6 +621,34 @@ def _cores():
     if hasattr(os, "sched_getaffinity"): return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
+# %% ../nbs/21_batch.ipynb #a89c5796
+def _check_folder(settings, suffix, out):
+    "Raises `InputError` for what a folder cannot be asked for."
+    known = signature(segment).parameters.keys() - {"image", "callback"}
+    unknown = sorted(settings.keys() - known)
+    if unknown:
+        raise InputError(f"{', '.join(unknown)}: not among the settings of a folder, which are those of `segment` "
+                         "but image and callback.")
+    if settings.get("pages") is not None:
+        raise InputError(f"pages={settings['pages']!r}: a folder has one label map for each file. Choose a page, "
+                         f"page=2; for every page of a file there is segment(file, pages='all').")
+    if settings.get("scribbles") is not None:
+        raise InputError("scribbles belong to one photo. Give them to segment, photo by photo.")
+    if settings.get("guide") is not None and not callable(settings["guide"]):
+        raise InputError("A guide belongs to one photo. Give a folder a function that makes a guide from a photo, "
+                         "or give guides to segment, photo by photo.")
+    if suffix not in LABEL_SUFFIXES:
+        raise InputError(f"suffix={suffix!r}; expected one of {', '.join(map(repr, LABEL_SUFFIXES))}.")
+    if Path(out).exists() and not Path(out).is_dir():
+        raise InputError(f"{str(out)!r} is a file; expected a folder for the results.")
+
+def _check_one_network(checked):
+    "Raises `InputError` for settings with which the images of a folder cannot share a network."
+    check_shared(checked.settings)
+    if callable(checked.settings["variant"]):
+        raise InputError("same_labels keeps its network in a file, which cannot hold a weighting of your own. Take "
+                         "a variant with a name.")
+
 # %% ../nbs/21_batch.ipynb #e86b0d13
 def _batch(batch, checked):
     "Photos in a batch; None: as suits each size, 1: none. Raises `InputError`."
@@ -633,74 +662,27 @@ def _batch(batch, checked):
 class _Job:
     "What is to be done to each image."
     def __init__(self, source, out, suffix, overlays, settings, batch=None, sharing=None):
-        known = signature(segment).parameters.keys() - {"image", "callback"}
-        unknown = sorted(settings.keys() - known)
-        if unknown:
-            raise InputError(f"{', '.join(unknown)}: not among the settings of a folder, which are those of `segment` "
-                             "but image and callback.")
-        if settings.get("pages") is not None:
-            raise InputError(f"pages={settings['pages']!r}: a folder has one label map for each file. Choose a page, "
-                             f"page=2; for every page of a file there is segment(file, pages='all').")
-        if settings.get("scribbles") is not None:
-            raise InputError("scribbles belong to one photo. Give them to segment, photo by photo.")
-        if settings.get("guide") is not None and not callable(settings["guide"]):
-            raise InputError("A guide belongs to one photo. Give a folder a function that makes a guide from a photo, "
-                             "or give guides to segment, photo by photo.")
-        if suffix not in LABEL_SUFFIXES:
-            raise InputError(f"suffix={suffix!r}; expected one of {', '.join(map(repr, LABEL_SUFFIXES))}.")
+        _check_folder(settings, suffix, out)
         self.source = Path(source)
         self.out = Path(out)
         self.suffix = suffix
         self.overlays = overlays
-        if self.out.exists() and not self.out.is_dir():
-            raise InputError(f"{str(out)!r} is a file; expected a folder for the results.")
+        self.sharing = sharing
+        self.stop = Event()
         chosen = settings | {"device": _own_slice(settings.get("device"))}
         chosen.pop("progress", None)
         self.checked = check_settings(**chosen)
-        resolved = self.checked.settings
-        self.stop = Event()
         self.settings = chosen | {"progress": False, "callback": self.stopped}
         self.batch = 1 if sharing else _batch(batch, self.checked)
         self.fits = None # where they are done in batches
-        self.sharing = sharing
-        self.key = self.run_key = settings_hash(resolved, suffix, overlays, *(sharing or ()))
+        self.network = None # where all images share one
+        resolved = self.checked.settings
         more = {} if sharing is None else {"same_labels": True, **sharing._asdict(), "network": None}
         self.text = settings_text(resolved, suffix=suffix, overlays=overlays, **more)
-        self.max_pixels = resolved["max_pixels"]
-        self.reading = reading_of(resolved)
-        self.network = None
-        if sharing is not None: self.check_sharing()
-
-    def check_sharing(self):
-        "Raises `InputError` for what cannot share a network; takes the one that is there."
-        check_shared(self.checked.settings)
-        if callable(self.checked.settings["variant"]):
-            raise InputError("same_labels keeps its network in a file, which cannot hold a weighting of your own. Take "
-                             "a variant with a name.")
-        self.take_network()
-
-    def take_network(self):
-        "Takes the network of the output folder, if it was fitted with these settings; whether it did."
-        file = self.out / NETWORK
-        if not file.exists(): return False
-        network = SharedNetwork.load(file, self.settings["device"])
-        if network.note != self.run_key: return False
-        self.network = network
-        self.text["network"] = network.digest
-        self.key = settings_hash(self.checked.settings, self.run_key, network.digest)
-        return True
-
-    def fit_network(self, names):
-        "Fits the network to some of these images, writes it and takes it."
-        most = self.max_pixels or None
-        def read(name): return at_working_size(read_image(self.source / name, **self.reading), most)
-        photos = draw(names, read, self.sharing.sample, self.checked.settings["seed"])
-        network = fit_together(photos, **self.settings)
-        if network.stop_reason == "interrupted": raise KeyboardInterrupt
-        network.note = self.run_key
-        _inside(self.out / NETWORK, self.out)
-        network.save(self.out / NETWORK, overwrite=True)
-        self.take_network()
+        self.key = self.run_key = settings_hash(resolved, suffix, overlays, *(sharing or ()))
+        if sharing is not None:
+            _check_one_network(self.checked)
+            _take_network(self)
 
     def stopped(self, step=None):
         "Whether the run is to end: the callback of its fits."
@@ -730,56 +712,115 @@ class _Job:
         fit, share = self.fits.fit(ready)
         return timed_finish(ready, fit, spent + share)
 
-    def refuse_to_replace(self, names):
-        "Raises `InputError` if results of these images were made with other settings."
-        rows = Manifest(self.out).rows
-        finished = [rows[name] for name in names if name in rows and rows[name]["outputs"]]
-        old = [row for row in finished if row["settings"] != self.key]
-        if not old: return self.refuse_network()
-        raise InputError(f"{str(self.out)!r} has results of {len(old)} of these images made with other settings: "
-                         f"{differences(old[0]['with_settings'], self.text)}. "
-                         "Choose another folder, or pass --force (force=True) to replace them.")
+# %% ../nbs/21_batch.ipynb #06dba4fc
+def _take_network(job):
+    "Takes the network of the output folder, if it was fitted with these settings; whether it did."
+    file = job.out / NETWORK
+    if not file.exists(): return False
+    network = SharedNetwork.load(file, job.settings["device"])
+    if network.note != job.run_key: return False
+    job.network = network
+    job.text["network"] = network.digest
+    job.key = settings_hash(job.checked.settings, job.run_key, network.digest)
+    return True
 
-    def refuse_network(self):
-        "Raises `InputError` if there is a network for all images that was fitted with other settings."
-        if self.sharing is not None and self.network is None and (self.out / NETWORK).exists():
-            raise InputError(f"{str(self.out / NETWORK)!r} was fitted with other settings. Choose another folder, or "
-                             "pass --force (force=True) to replace it and the results.")
+def _fit_network(job, names):
+    "Fits the network to some of these images, writes it and takes it."
+    settings = job.checked.settings
+    most = settings["max_pixels"] or None
+    def read(name): return at_working_size(read_image(job.source / name, **reading_of(settings)), most)
+    photos = draw(names, read, job.sharing.sample, settings["seed"])
+    network = fit_together(photos, **job.settings)
+    if network.stop_reason == "interrupted": raise KeyboardInterrupt
+    network.note = job.run_key
+    _inside(job.out / NETWORK, job.out)
+    network.save(job.out / NETWORK, overwrite=True)
+    _take_network(job)
 
-    def read(self, name, manifest):
-        "(what the row says of the file, the image; None in its place if it is done, or the error that reading raised)."
-        path = self.source / name
-        facts = dict(bytes=path.stat().st_size, sha256=sha256(path))
-        if manifest.done(name, facts["sha256"], self.key): return facts, None
-        manifest.begin(name)
-        try: return facts, read_image(path, **self.reading)
-        except Exception as e: return facts, e
+# %% ../nbs/21_batch.ipynb #38e4e8b0
+def _refuse_to_replace(job, names):
+    "Raises `InputError` if results of these images were made with other settings."
+    rows = Manifest(job.out).rows
+    finished = [rows[name] for name in names if name in rows and rows[name]["outputs"]]
+    old = [row for row in finished if row["settings"] != job.key]
+    if not old: return _refuse_network(job)
+    raise InputError(f"{str(job.out)!r} has results of {len(old)} of these images made with other settings: "
+                     f"{differences(old[0]['with_settings'], job.text)}. "
+                     "Choose another folder, or pass --force (force=True) to replace them.")
 
-    def row(self, name, future, manifest):
-        """The row of an image, its results written; None if it is done already.
+def _refuse_network(job):
+    "Raises `InputError` if there is a network for all images that was fitted with other settings."
+    if job.sharing is not None and job.network is None and (job.out / NETWORK).exists():
+        raise InputError(f"{str(job.out / NETWORK)!r} was fitted with other settings. Choose another folder, or "
+                         "pass --force (force=True) to replace it and the results.")
 
-        Raises `OSError` where writing has no future."""
-        row = ROW | dict(path=name, settings=self.key, with_settings=self.text, outputs={})
-        try:
-            facts, image = future.result()
-            row |= facts
-            if image is None or manifest.done(name, row["sha256"], self.key): return None
-            if isinstance(image, Exception): raise image
-            seg = self.segmented(image)
-        except Exception as e: return row | {"error": in_words(e)}
-        if seg.stop_reason == "interrupted": raise KeyboardInterrupt # Ctrl-C in a notebook: half a fit is no result
-        return row | self.written(seg, name)
+# %% ../nbs/21_batch.ipynb #d47d5abb
+def _read(job, name, manifest):
+    "(what the row says of the file, the image; None in its place if it is done, or the error that reading raised)."
+    path = job.source / name
+    facts = dict(bytes=path.stat().st_size, sha256=sha256(path))
+    if manifest.done(name, facts["sha256"], job.key): return facts, None
+    manifest.begin(name)
+    try: return facts, read_image(path, **reading_of(job.checked.settings))
+    except Exception as e: return facts, e
 
-    def written(self, seg, name):
-        "What the row says of a segmentation, after it is written."
-        try: outputs = write_results(seg, self.out, name, self.suffix, self.overlays)
-        except Exception as e:
-            if isinstance(e, OSError) and e.errno in HOPELESS: raise
-            return {"error": in_words(e)}
-        used = seg.settings["max_pixels"]
-        return dict(outputs=outputs, size=list(seg.labels.shape), n_clusters=seg.n_clusters, floor=seg.floor,
-                    stop_reason=seg.stop_reason, reduced_to=None if used == self.max_pixels else used,
-                    seconds=round(seg.seconds, 3))
+def _result(job, name, future, manifest):
+    """The row of an image, its results written; None if it is done already.
+
+    Raises `OSError` where writing has no future."""
+    row = ROW | dict(path=name, settings=job.key, with_settings=job.text, outputs={})
+    try:
+        facts, image = future.result()
+        row |= facts
+        if image is None or manifest.done(name, row["sha256"], job.key): return None
+        if isinstance(image, Exception): raise image
+        seg = job.segmented(image)
+    except Exception as e: return row | {"error": in_words(e)}
+    if seg.stop_reason == "interrupted": raise KeyboardInterrupt # Ctrl-C in a notebook: half a fit is no result
+    return row | _written(job, seg, name)
+
+def _written(job, seg, name):
+    "What the row says of a segmentation, after it is written."
+    try: outputs = write_results(seg, job.out, name, job.suffix, job.overlays)
+    except Exception as e:
+        if isinstance(e, OSError) and e.errno in HOPELESS: raise
+        return {"error": in_words(e)}
+    used = seg.settings["max_pixels"]
+    return dict(outputs=outputs, size=list(seg.labels.shape), n_clusters=seg.n_clusters, floor=seg.floor,
+                stop_reason=seg.stop_reason, reduced_to=None if used == job.checked.settings["max_pixels"] else used,
+                seconds=round(seg.seconds, 3))
+
+# %% ../nbs/21_batch.ipynb #40366a31
+def _enter(out, key):
+    "The claims of an output folder. Raises `InputError` while a run with another key is at work there."
+    hidden = out / ".dynaseg"
+    _inside(hidden, out)
+    hidden.mkdir(parents=True, exist_ok=True)
+    claims = Claims(hidden / "lock")
+    try: welcome = claims.enter(key)
+    except BaseException:
+        claims.close()
+        raise
+    if welcome: return claims
+    claims.close()
+    raise InputError(f"Another run is at work on {str(out)!r} with other settings. Wait until it "
+                     "has ended, or choose another folder.")
+
+def _leave(out, claims, manifest, in_trouble):
+    "Gives the claims back; the last to leave tidies up. Raises `OSError` where that fails, unless already in trouble."
+    _, world = _world()
+    can_tell = lockf is not None or world == 1 # whether somebody else is at work
+    try:
+        if can_tell and claims.alone(): _tidy(out, manifest)
+    except OSError:
+        if not in_trouble: raise
+    finally: claims.close()
+
+def _tidy(out, manifest):
+    "Merges the manifests and removes what killed runs left half-written."
+    for draft in out.rglob(".dynaseg-*"):
+        if not draft.is_dir(): draft.unlink(missing_ok=True)
+    manifest.merge()
 
 # %% ../nbs/21_batch.ipynb #3a2e5bf8
 NETWORK_CLAIM = "//network" # no image has such a path
@@ -791,14 +832,8 @@ class _Run:
         self.names = names # of all images
 
     def __enter__(self):
-        hidden = self.job.out / ".dynaseg"
-        _inside(hidden, self.job.out)
-        hidden.mkdir(parents=True, exist_ok=True)
-        self.claims = Claims(hidden / "lock")
+        self.claims = _enter(self.job.out, self.job.run_key)
         try:
-            if not self.claims.enter(self.job.run_key):
-                raise InputError(f"Another run is at work on {str(self.job.out)!r} with other settings. Wait until it "
-                                 "has ended, or choose another folder.")
             if self.job.sharing is not None: self.share()
             self.manifest = Manifest(self.job.out)
             with writing(self.manifest.own): pass # an empty file, whose name is on the disk
@@ -807,28 +842,15 @@ class _Run:
             raise
         return self
 
+    def __exit__(self, kind, *_): _leave(self.job.out, self.claims, self.manifest, in_trouble=kind is not None)
+
     def share(self):
         "Makes sure that there is a network: one process fits it, the others wait."
         if self.job.network is not None: return
         self.claims.take(NETWORK_CLAIM, wait=True)
         try:
-            if not self.job.take_network(): self.job.fit_network(self.names)
+            if not _take_network(self.job): _fit_network(self.job, self.names)
         finally: self.claims.give(NETWORK_CLAIM)
-
-    def __exit__(self, kind, *_):
-        _, world = _world()
-        can_tell = lockf is not None or world == 1 # whether somebody else is at work
-        try:
-            if can_tell and self.claims.alone(): self.tidy()
-        except OSError:
-            if kind is None: raise # otherwise there is trouble enough
-        finally: self.claims.close()
-
-    def tidy(self):
-        "Merges the manifests and removes what killed runs left half-written."
-        for draft in self.job.out.rglob(".dynaseg-*"):
-            if not draft.is_dir(): draft.unlink(missing_ok=True)
-        self.manifest.merge()
 
     def settled(self, name):
         "Whether the manifest knows what became of it under these settings."
@@ -838,30 +860,23 @@ class _Run:
         "Does one image. Returns 'done', 'kept' or 'failed'; None if another process has it."
         if not self.claims.take(name):
             if not wait: return None
-            self.say_waiting(name)
+            _say_waiting(name)
             self.claims.take(name, wait=True)
         try:
             self.manifest.refresh()
             if self.settled(name) and not again:
                 return "failed" if self.manifest.rows[name]["error"] else "kept"
-            row = self.job.row(name, future, self.manifest)
+            row = _result(self.job, name, future, self.manifest)
             if row is None: return "kept"
             self.manifest.add(row)
             return "failed" if row["error"] else "done"
         finally: self.claims.give(name)
 
-    def say_waiting(self, name):
-        "Warns that another process has to finish first, which may have been stopped."
-        rank, _ = _world()
-        if rank > 0: return
-        warn(f"{name}: another process is at work on it; this run waits. If that process was stopped (kill "
-             "-STOP, Ctrl-Z), let it go on or end it.")
-
     def through(self, names, tell, again=False, wait=False):
         "Does the images, tells what became of each, and returns those that another process has."
         left = []
         books = RLock()
-        def read(name): return self.job.read(name, self.manifest)
+        def read(name): return _read(self.job, name, self.manifest)
         with self.job.together() as n:
             def do(name, future):
                 with self.job.fits.present() if self.job.fits else nullcontext():
@@ -881,6 +896,13 @@ class _Run:
         others = [name for name in set(names).difference(mine) if not self.settled(name)]
         left += self.through(Random(rank).sample(others, len(others)), tell)
         self.through(left, tell, wait=True)
+
+def _say_waiting(name):
+    "Warns that another process has to finish first, which may have been stopped."
+    rank, _ = _world()
+    if rank > 0: return
+    warn(f"{name}: another process is at work on it; this run waits. If that process was stopped (kill "
+         "-STOP, Ctrl-Z), let it go on or end it.")
 
 # %% ../nbs/21_batch.ipynb #75d0d763
 def _worker(rank, world, pipe, job, names, allow_pixels):
@@ -1039,7 +1061,7 @@ def segment_folder(
     _check_sharing(workers, settings)
     job = (source, out, suffix, overlays, settings, batch, _shared_how(same_labels, sample, statistics))
     work = _Job(*job)
-    if not force: work.refuse_to_replace(names)
+    if not force: _refuse_to_replace(work, names)
     outcomes = {}
     limit = Image.MAX_IMAGE_PIXELS
     try:

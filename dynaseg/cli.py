@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'ALWAYS', 'FILES', 'PICTURES', 'IN_WORDS', 'KINDS', 'NOT_OPTIONS', 'ONE_PHOTO', 'VALUES', 'PLAIN',
-           'IN_PYTHON', 'DOCS', 'FACT', 'app', 'ALLOW_PIXELS', 'DATASETS', 'METHODS', 'PARSER', 'FORMS', 'ELSEWHERE',
+           'IN_PYTHON', 'FACT', 'DOCS', 'app', 'ALLOW_PIXELS', 'DATASETS', 'METHODS', 'PARSER', 'FORMS', 'ELSEWHERE',
            'as_options', 'with_settings', 'segment_command', 'demo_command', 'folder_command', 'evaluate_command',
            'report_command', 'main']
 
@@ -229,9 +229,9 @@ def _plain_words(text):
     for python, plain in PLAIN.items(): text = text.replace(python, plain)
     return re.sub(r"`(\w+)`", lambda name: _option_name(name[1]), text)
 
-# %% ../nbs/27_cli.ipynb #ad46404a
 def _capital(found): return found[1].upper()
 
+# %% ../nbs/27_cli.ipynb #ad46404a
 IN_PYTHON = {r"\bsegment\(file, pages='all'\)": "dynaseg segment FILE --page all",
              r"\bpages='all' \(segment\)": "--page all (dynaseg segment)", r"\bpages='all'": "--page all",
              r"\bnodata=False": "--nodata none", r"\bnodata=None": "--nodata",
@@ -304,6 +304,47 @@ def _as_given(name, value):
     if bare[:1] == "[": return bare.strip("[]").replace(" ", "")
     return {"None": "not given", "True": "yes", "False": "no"}.get(value, value)
 
+# %% ../nbs/27_cli.ipynb #055775d2
+def _usage(text):
+    _say_error(text)
+    raise typer.Exit(2)
+
+def _say_error(text):
+    "To stderr; as a JSON object to stdout as well where that was asked for."
+    print(f"error: {text}", file=sys.stderr)
+    if "--json" in sys.argv: print(json.dumps({"error": text}), flush=True)
+
+def _from_words(settings):
+    """The settings with --page and --nodata as `segment` takes them; exits with 2 for a page that is none.
+
+    The path of a mask begins at the home folder for ~."""
+    page, nodata = settings.get("page"), settings.get("nodata")
+    if page is not None: settings = {name: value for name, value in settings.items() if name not in ("page", "pages")}
+    if str(page).lower() == "all": settings["pages"] = "all"
+    elif str(page).isdecimal(): settings["page"] = int(page)
+    elif page is not None: _usage(f"--page {page!r}; expected a whole number from 1, or all.")
+    if isinstance(nodata, str): settings["nodata"] = False if nodata.lower() == "none" else _fills(nodata)
+    return settings
+
+def _fills(text):
+    "A number, or several with commas between them; exits with 2 for anything else."
+    try: numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        _usage(f"--nodata {text!r}; expected a number, one number a band with commas between them, or none.")
+    return numbers[0] if len(numbers) == 1 else numbers
+
+# %% ../nbs/27_cli.ipynb #e67c02cb
+def _from_file(file):
+    if file is None: return {}
+    try: settings = dict(json.loads(file.read_text(encoding="utf-8"))["settings"])
+    except FileNotFoundError: _usage(f"There is no file {str(file)!r}. Check --settings.")
+    except (ValueError, KeyError, TypeError, OSError): # whatever another kind of file makes of it
+        _usage(f"{str(file)!r} holds no settings; expected the settings.json of an earlier result.")
+    known = {p.name for p in _setting_words()} | {"pages", "unmarked"}
+    if unknown := settings.keys() - known:
+        _usage(f"{str(file)!r} has settings that are not known here: {', '.join(sorted(unknown))}.")
+    return {name: value for name, value in settings.items() if name != "device"} # the machine may be another one
+
 def _settings_of(
     options: dict, # of a command; None for those that were left out
     file: Path | None, # settings.json of an earlier result
@@ -331,45 +372,6 @@ def _without_rivals(settings, given):
     rivals = {name for group in groups if any(name in given for name in group) for name in group}
     return {name: value for name, value in settings.items() if name not in rivals}
 
-def _from_words(settings):
-    """The settings with --page and --nodata as `segment` takes them; exits with 2 for a page that is none.
-
-    The path of a mask begins at the home folder for ~."""
-    page, nodata = settings.get("page"), settings.get("nodata")
-    if page is not None: settings = {name: value for name, value in settings.items() if name not in ("page", "pages")}
-    if str(page).lower() == "all": settings["pages"] = "all"
-    elif str(page).isdecimal(): settings["page"] = int(page)
-    elif page is not None: _usage(f"--page {page!r}; expected a whole number from 1, or all.")
-    if isinstance(nodata, str): settings["nodata"] = False if nodata.lower() == "none" else _fills(nodata)
-    return settings
-
-def _fills(text):
-    "A number, or several with commas between them; exits with 2 for anything else."
-    try: numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        _usage(f"--nodata {text!r}; expected a number, one number a band with commas between them, or none.")
-    return numbers[0] if len(numbers) == 1 else numbers
-
-def _from_file(file):
-    if file is None: return {}
-    try: settings = dict(json.loads(file.read_text(encoding="utf-8"))["settings"])
-    except FileNotFoundError: _usage(f"There is no file {str(file)!r}. Check --settings.")
-    except (ValueError, KeyError, TypeError, OSError): # whatever another kind of file makes of it
-        _usage(f"{str(file)!r} holds no settings; expected the settings.json of an earlier result.")
-    known = {p.name for p in _setting_words()} | {"pages", "unmarked"}
-    if unknown := settings.keys() - known:
-        _usage(f"{str(file)!r} has settings that are not known here: {', '.join(sorted(unknown))}.")
-    return {name: value for name, value in settings.items() if name != "device"} # the machine may be another one
-
-def _usage(text):
-    _say_error(text)
-    raise typer.Exit(2)
-
-def _say_error(text):
-    "To stderr; as a JSON object to stdout as well where that was asked for."
-    print(f"error: {text}", file=sys.stderr)
-    if "--json" in sys.argv: print(json.dumps({"error": text}), flush=True)
-
 # %% ../nbs/27_cli.ipynb #d717ec61
 def with_settings(
     command, # a command's function, with a parameter `settings`
@@ -392,29 +394,7 @@ def with_settings(
     with_options.__annotations__ = {p.name: p.annotation for p in everything}
     return with_options
 
-# %% ../nbs/27_cli.ipynb #edc59773
-DOCS = "https://dynaseg.github.io/dynaseg"
-
-class _Command(TyperCommand):
-    "A command whose help shows the options in the groups of `segment`'s signature."
-    def collect_usage_pieces(self, ctx):
-        return [self.options_metavar, *(param.metavar for param in self.params if _is_argument(param))]
-
-    def format_options(self, ctx, formatter):
-        groups = {p.name: p.group for p in _setting_words()}
-        words = _words_of_rules(self.params) if any(param.name in groups for param in self.params) else {}
-        sections = {"Arguments": []}
-        for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
-            if record is None: continue
-            name, text = (param.metavar, param.help) if _is_argument(param) else record
-            more = words.get(param.name, []) if param.name in groups else []
-            group = "Arguments" if _is_argument(param) else groups.get(param.name, "Options")
-            sections.setdefault(group, []).append((name, _with_facts(text, more)))
-        for title, rows in sections.items():
-            if not rows: continue
-            with formatter.section(title): formatter.write_dl(rows)
-
+# %% ../nbs/27_cli.ipynb #cf9540bc
 def _is_argument(param): return param.param_type_name == "argument"
 
 FACT = r" *\[(default: [^\]]*|required|x>=\d+)\]"
@@ -444,6 +424,29 @@ def _range(rule):
     "What a number may be, without saying that it is one; empty if it may be any."
     return re.sub(r"^a (finite |whole )?number ?(of )?", "", rule.expected)
 
+# %% ../nbs/27_cli.ipynb #edc59773
+DOCS = "https://dynaseg.github.io/dynaseg"
+
+class _Command(TyperCommand):
+    "A command whose help shows the options in the groups of `segment`'s signature."
+    def collect_usage_pieces(self, ctx):
+        return [self.options_metavar, *(param.metavar for param in self.params if _is_argument(param))]
+
+    def format_options(self, ctx, formatter):
+        groups = {p.name: p.group for p in _setting_words()}
+        words = _words_of_rules(self.params) if any(param.name in groups for param in self.params) else {}
+        sections = {"Arguments": []}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is None: continue
+            name, text = (param.metavar, param.help) if _is_argument(param) else record
+            more = words.get(param.name, []) if param.name in groups else []
+            group = "Arguments" if _is_argument(param) else groups.get(param.name, "Options")
+            sections.setdefault(group, []).append((name, _with_facts(text, more)))
+        for title, rows in sections.items():
+            if not rows: continue
+            with formatter.section(title): formatter.write_dl(rows)
+
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   context_settings={"help_option_names": ["-h", "--help"]},
                   help="Unsupervised segmentation of photos (DynaSeg): no labels, no training set.",
@@ -466,10 +469,43 @@ def _main(version: Annotated[bool, typer.Option("--version", "-V", callback=_ver
                                                 help="Print the version and stop.")] = False):
     ...
 
-# %% ../nbs/27_cli.ipynb #d65b31f2
-ALLOW_PIXELS = ("Accept images of up to this many pixels; by default about 179 million, above which a small file that "
-                "unpacks to an enormous image is feared.")
+# %% ../nbs/27_cli.ipynb #36880960
+def _input(image):
+    "What `segment` takes for an argument. Raises `InputError` for what is no image file, and says what to do."
+    from dynaseg.images import InputError
+    if not isinstance(image, Path): return image
+    if str(image) == "-": return sys.stdin.buffer.read()
+    if _address(image):
+        raise InputError(f"{_address(image)!r} is an address. Download the file first, and give its path.")
+    if image.is_dir():
+        raise InputError(f"{str(image)!r} is a folder. For all images in it: dynaseg folder {str(image)!r} OUT")
+    return image
 
+def _address(image):
+    "The address of something on the net that was given as a path, else None."
+    return str(image).replace(":/", "://", 1) if re.match(r"\w\w+:/", str(image)) else None
+
+def _to_stdout(images, settings, nodata):
+    "Writes the label picture of the one image to standard output."
+    from dynaseg.batch import in_words
+    from dynaseg.segmenter import segment
+    if len(images) != 1: _usage(f"--out - takes one image; got {len(images)}.")
+    if settings.get("pages") is not None: _usage("--out - takes one page; expected a number after --page.")
+    if sys.stdout.name == os.devnull: _usage("--out - writes to standard output, which is closed. Name a folder.")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            labels = segment(_input(images[0]), **settings).save(Path(folder) / "labels.png", nodata=nodata)
+            sys.stdout.buffer.write(labels.read_bytes())
+    except (ValueError, OSError, MemoryError, RuntimeError) as e:
+        print(f"error: {images[0]}: {as_options(in_words(e))}", file=sys.stderr)
+        raise typer.Exit(1)
+
+# %% ../nbs/27_cli.ipynb #5ddb96bb
+ALLOW_PIXELS = Annotated[Optional[int], typer.Option(
+    min=1, metavar="N", help="Accept images of up to this many pixels; by default about 179 million, above which a "
+                             "small file that unpacks to an enormous image is feared.")]
+
+# %% ../nbs/27_cli.ipynb #d65b31f2
 @app.command("segment", cls=_Command, epilog=_epilog("dynaseg segment photo.jpg",
                                                      "dynaseg segment photo.jpg --n-segments 8 -o results",
                                                      "dynaseg segment *.tif --n-clusters 5 --format tif,csv,geojson"))
@@ -496,8 +532,7 @@ def segment_command(
     as_json: Annotated[bool, typer.Option("--json",
                                           help="Print one JSON object on a line for each image, or page, instead of "
                                                "sentences.")] = False,
-    allow_pixels: Annotated[Optional[int],
-                            typer.Option(min=1, metavar="N", help=ALLOW_PIXELS)] = None,
+    allow_pixels: ALLOW_PIXELS = None,
     *, settings: dict,
 ):
     """Segment image files.
@@ -529,36 +564,6 @@ def _check_no_answer(images):
         if str(image).lower() in ("yes", "no", "true", "false") and not image.exists():
             _usage(f"There is no image {str(image)!r}. If it answers an option, say --OPTION for yes, and --no-OPTION "
                    "for no.")
-
-def _input(image):
-    "What `segment` takes for an argument. Raises `InputError` for what is no image file, and says what to do."
-    from dynaseg.images import InputError
-    if not isinstance(image, Path): return image
-    if str(image) == "-": return sys.stdin.buffer.read()
-    if _address(image):
-        raise InputError(f"{_address(image)!r} is an address. Download the file first, and give its path.")
-    if image.is_dir():
-        raise InputError(f"{str(image)!r} is a folder. For all images in it: dynaseg folder {str(image)!r} OUT")
-    return image
-
-def _address(image):
-    "The address of something on the net that was given as a path, else None."
-    return str(image).replace(":/", "://", 1) if re.match(r"\w\w+:/", str(image)) else None
-
-def _to_stdout(images, settings, nodata):
-    "Writes the label picture of the one image to standard output."
-    from dynaseg.batch import in_words
-    from dynaseg.segmenter import segment
-    if len(images) != 1: _usage(f"--out - takes one image; got {len(images)}.")
-    if settings.get("pages") is not None: _usage("--out - takes one page; expected a number after --page.")
-    if sys.stdout.name == os.devnull: _usage("--out - writes to standard output, which is closed. Name a folder.")
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            labels = segment(_input(images[0]), **settings).save(Path(folder) / "labels.png", nodata=nodata)
-            sys.stdout.buffer.write(labels.read_bytes())
-    except (ValueError, OSError, MemoryError, RuntimeError) as e:
-        print(f"error: {images[0]}: {as_options(in_words(e))}", file=sys.stderr)
-        raise typer.Exit(1)
 
 # %% ../nbs/27_cli.ipynb #390ce3b4
 def _folders(images, out):
@@ -597,6 +602,23 @@ def demo_command(
     _report(result, as_json)
     if result["error"]: raise typer.Exit(1)
 
+# %% ../nbs/27_cli.ipynb #4c7e677e
+def _summarise(summary, manifest):
+    "Prints what became of a folder: failures to stderr, a table to stdout."
+    for path, error in summary.errors.items(): print(f"error: {_shown(path)}: {as_options(error)}", file=sys.stderr)
+    for path, pixels in summary.reduced.items():
+        print(f"note: {_shown(path)}: fitted at {pixels} pixels, the memory did not suffice for more", file=sys.stderr)
+    if summary.others: print(f"note: left out, no images by their names: {_few(summary.others)}", file=sys.stderr)
+    print(summary)
+    print(manifest, flush=True)
+
+def _few(paths, most=10):
+    "The paths with commas between them; of many, the first and how many there are besides."
+    named = ", ".join(map(_shown, paths[:most]))
+    return named if len(paths) <= most else f"{named} and {len(paths) - most} more"
+
+def _shown(path): return path if path.isprintable() else repr(path)
+
 # %% ../nbs/27_cli.ipynb #f455530a
 @app.command("folder", cls=_Command, epilog=_epilog("dynaseg folder holiday results",
                                                     "dynaseg folder holiday results --glob '*.jpg' --overlays "
@@ -630,8 +652,7 @@ def folder_command(
                                         help="Make results in OUT again that were made with other settings, and "
                                              "overwrite them; without it they are an error, and nothing is done. "
                                              "Results of the same settings are kept in any case.")] = False,
-    allow_pixels: Annotated[Optional[int],
-                            typer.Option(min=1, metavar="N", help=ALLOW_PIXELS)] = None,
+    allow_pixels: ALLOW_PIXELS = None,
     *, settings: dict,
 ):
     """Segment every image in a folder.
@@ -653,22 +674,6 @@ def folder_command(
     _summarise(summary, out / "manifest.jsonl")
     if summary.errors and "TORCHELASTIC_RUN_ID" not in os.environ:
         raise typer.Exit(1) # torchrun would start the failed ones again and again
-
-def _summarise(summary, manifest):
-    "Prints what became of a folder: failures to stderr, a table to stdout."
-    for path, error in summary.errors.items(): print(f"error: {_shown(path)}: {as_options(error)}", file=sys.stderr)
-    for path, pixels in summary.reduced.items():
-        print(f"note: {_shown(path)}: fitted at {pixels} pixels, the memory did not suffice for more", file=sys.stderr)
-    if summary.others: print(f"note: left out, no images by their names: {_few(summary.others)}", file=sys.stderr)
-    print(summary)
-    print(manifest, flush=True)
-
-def _few(paths, most=10):
-    "The paths with commas between them; of many, the first and how many there are besides."
-    named = ", ".join(map(_shown, paths[:most]))
-    return named if len(paths) <= most else f"{named} and {len(paths) - most} more"
-
-def _shown(path): return path if path.isprintable() else repr(path)
 
 # %% ../nbs/27_cli.ipynb #297f1628
 def _numbers(text, what):
@@ -803,35 +808,7 @@ def report_command(
     except OSError as e: _usage(f"{in_words(e)}; expected files that evaluate wrote.")
     except ValueError as e: _usage(as_options(in_words(e))) # Parquet's errors are of this kind
 
-# %% ../nbs/27_cli.ipynb #bdf26988
-def main():
-    "The command `dynaseg`; exit code 130 for Ctrl-C."
-    # read when PyTorch is imported: threads that wait leave their core to other programs
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    _open_streams()
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"): stream.reconfigure(errors="backslashreplace") # file names need not be text
-    warnings.showwarning = _warning_line
-    _end_in_order()
-    try: sys.exit(_ran())
-    except KeyboardInterrupt: sys.exit(130)
-    except OSError as e:
-        if e.filename is not None: raise # a stream has no name
-        _fail(f"standard output cannot be written to ({e.strerror}). The files of finished images are whole.")
-    finally:
-        if not _stdout_works(): _fail("standard output cannot be written to. The files of finished images are whole.")
-
-def _ran():
-    "Runs the command, and says in one line what is wrong with it; the exit code."
-    try: return app(prog_name="dynaseg", standalone_mode=False) or 0
-    except typer.Abort: return 1
-    except Exception as e:
-        if not hasattr(e, "format_message"): raise
-        text = e.format_message().strip()
-        if "\n" in text: print(text, file=sys.stderr) # the help, for a command without arguments
-        else: _say_error(_parser_words(e, text))
-        return e.exit_code
-
+# %% ../nbs/27_cli.ipynb #46e41924
 # what the parser of options says, in its newer and older words
 PARSER = {r"valid int": "a whole number", r"valid (number|float)": "a number",
           r"(?:greater than or equal to|in the range x>=) ?(\d+)": r"a whole number of at least \1"}
@@ -885,6 +862,7 @@ def _no_command(found):
 
 def _commands(): return {info.name for info in app.registered_commands}
 
+# %% ../nbs/27_cli.ipynb #9dbaec59
 def _open_streams():
     "Programs without a console have no standard streams; what would be said there goes nowhere."
     if sys.stdout is None: sys.stdout = open(os.devnull, "w")
@@ -917,6 +895,36 @@ def _warning_line(message, *where, **more):
     text = as_options(str(message))
     if text not in _said: print(f"warning: {text}", file=sys.stderr)
     _said.add(text)
+
+# %% ../nbs/27_cli.ipynb #bdf26988
+def main():
+    "The command `dynaseg`; exit code 130 for Ctrl-C."
+    # read when PyTorch is imported: threads that wait leave their core to other programs
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _open_streams()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"): stream.reconfigure(errors="backslashreplace") # file names need not be text
+    _said.clear()
+    warnings.showwarning = _warning_line
+    _end_in_order()
+    try: sys.exit(_ran())
+    except KeyboardInterrupt: sys.exit(130)
+    except OSError as e:
+        if e.filename is not None: raise # a stream has no name
+        _fail(f"standard output cannot be written to ({e.strerror}). The files of finished images are whole.")
+    finally:
+        if not _stdout_works(): _fail("standard output cannot be written to. The files of finished images are whole.")
+
+def _ran():
+    "Runs the command, and says in one line what is wrong with it; the exit code."
+    try: return app(prog_name="dynaseg", standalone_mode=False) or 0
+    except typer.Abort: return 1
+    except Exception as e:
+        if not hasattr(e, "format_message"): raise
+        text = e.format_message().strip()
+        if "\n" in text: print(text, file=sys.stderr) # the help, for a command without arguments
+        else: _say_error(_parser_words(e, text))
+        return e.exit_code
 
 # %% ../nbs/27_cli.ipynb #62afda4a
 #| eval: false

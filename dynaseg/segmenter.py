@@ -101,14 +101,14 @@ TINY = sys.float_info.min # the least number above 0
 
 # %% ../nbs/15_segmenter.ipynb #36c936ab
 PRESETS = {
-    "clusters": dict(level=None, cluster_level=1.4, M=2, p=32, q=32, standardised=True, padding="replicate", T=20,
+    "clusters": dict(level=None, cluster_level=1.6, M=2, p=32, q=32, standardised=True, padding="replicate", T=20,
                      lr=0.1, momentum=0.9,
                      weight_decay=0.0, tol=0.002, max_pixels=40_000, penalty="l1", diagonals=False),
     "paper": dict(level=None, cluster_level=0.0, M=3, p=100, q=100, standardised=False, padding="zeros", T=1000, lr=0.1,
                   momentum=0.9,
                   weight_decay=0.0, tol=0.0, max_pixels=0, penalty="l1", diagonals=False),
 }
-PRESETS["segments"] = PRESETS["clusters"] | dict(level=1.4)
+PRESETS["segments"] = PRESETS["clusters"] | dict(level=1.6)
 PRESETS["dynaguide"] = PRESETS["paper"] | dict(penalty="huber", diagonals=True)
 PUBLISHED = ("paper", "dynaguide") # presets that follow a paper to the letter
 NEEDS_GUIDE = ("dynaguide",) # presets that are for fits with a guide
@@ -117,6 +117,96 @@ NEEDS_GUIDE = ("dynaguide",) # presets that are for fits with a guide
 MU = {"paper": DEFAULT_MU, "clusters": DEFAULT_MU | {"fsf": 40.0, "scf": 5.0}} # labels
 MU["segments"] = MU["clusters"]
 MU["dynaguide"] = MU["paper"]
+
+# %% ../nbs/15_segmenter.ipynb #da35cb72
+def _answer(hierarchy, settings, floor, valid):
+    "The labels that the settings ask for, by patches: (labels, of_patch) as keywords of a `Segmentation`."
+    n_segments, level, least = settings["n_segments"], settings["level"], settings["min_size"]
+    if n_segments is not None or level is not None: of_patch = hierarchy.segments(n_segments, level, least, floor or 1)
+    else: of_patch = hierarchy.clusters(settings["cluster_level"], least, settings["n_clusters"])
+    return _ordered(hierarchy.at_pixels(of_patch), of_patch, valid)
+
+def _ordered(labels, of_patch, valid):
+    "Ids by falling area, for pixels and patches alike; -1 for pixels without data."
+    ordered = by_area(labels, valid)
+    if of_patch is None: return {"labels": ordered, "of_patch": None}
+    new = np.zeros(max(labels.max(), of_patch.max()) + 1, np.int64)
+    kept = slice(None) if valid is None else valid
+    new[labels[kept].ravel()] = ordered[kept].ravel()
+    return {"labels": ordered, "of_patch": new[of_patch]}
+
+# %% ../nbs/15_segmenter.ipynb #794b75c3
+def _asked(settings, min_size, **asked):
+    "The settings with what is asked for; a None asks for nothing. Raises `InputError`."
+    if all(value is None for value in (min_size, *asked.values())):
+        raise InputError("Nothing was asked for; expected n_segments, n_clusters, level or min_size.")
+    settings = dict(settings)
+    if any(value is not None for value in asked.values()): settings |= asked
+    if min_size is not None: settings["min_size"] = min_size
+    for name in (*asked, "min_size"): settings[name] = _checked(name, settings[name])
+    _check_answer(settings)
+    return settings
+
+def _kind(settings):
+    "What a label is under these settings."
+    return "segments" if settings["n_segments"] is not None or settings["level"] is not None else "clusters"
+
+# %% ../nbs/15_segmenter.ipynb #8a9dd27c
+def _check_there(labels, valid, name, value):
+    "Raises `InputError` for a label that no pixel with data has."
+    here = labels == value if valid is None else (labels == value) & valid
+    if not isinstance(value, Integral) or not here.any():
+        raise InputError(f"{name}={value!r} is no label here; expected one from 0 to {labels.max()}.")
+
+def _check_pair(labels, a, b, connected):
+    "Raises `InputError` for two labels that cannot be one."
+    if a == b: raise InputError(f"a={a} and b={b} are the same label; expected two.")
+    if connected and not _touch(labels == a, labels == b):
+        raise InputError(f"Segments {a} and {b} do not touch, so they cannot be one segment. Choose two "
+                         f"neighbours.")
+
+def _touch(one, other):
+    "Whether two (H, W) bool masks share an edge of pixels."
+    across = (one[:, :-1] & other[:, 1:]) | (other[:, :-1] & one[:, 1:])
+    down = (one[:-1] & other[1:]) | (other[:-1] & one[1:])
+    return across.any() or down.any()
+
+# %% ../nbs/15_segmenter.ipynb #01669a03
+def _pair_figure(image, labels, title):
+    "The photo, and the labels over it under a title."
+    import matplotlib.pyplot as plt
+    h, w = labels.shape
+    bands = image.shape[2]
+    height = min(9, max(1.5, 4.4 * h / w + 0.4))
+    fig, axes = plt.subplots(1, 2, figsize=(9, height), dpi=80, layout="constrained")
+    axes[0].imshow(as_rgb(image))
+    axes[0].set_title(f"{h} × {w}, {bands} band{'s' * (bands > 1)}")
+    axes[1].imshow(overlay(image, labels))
+    axes[1].set_title(title)
+    for ax in axes: ax.axis("off")
+    plt.close(fig)
+    return fig
+
+# %% ../nbs/15_segmenter.ipynb #52417cff
+def _history_figure(history, floor):
+    "q' with the floor, the weight, and the losses, by iteration."
+    import matplotlib.pyplot as plt
+    fig, axes = plt.subplots(1, 3, figsize=(10, 2.6), dpi=80, layout="constrained")
+    curves = {"labels in use q'": ["n_labels"], "weight w": ["weight"], "losses": ["sim", "con", "loss"]}
+    for ax, (title, names) in zip(axes, curves.items()):
+        for name in names: ax.plot(history[name], label=name)
+        ax.set(title=title, xlabel="iteration")
+    axes[2].legend()
+    if floor: axes[0].axhline(floor, ls=":", c="k")
+    axes[0].set_ylim(bottom=0)
+    plt.close(fig)
+    return fig
+
+def _write_history(history, draft):
+    "As .csv, one row for each iteration."
+    names = ["iteration", *history]
+    rows = np.column_stack([np.arange(len(history["loss"])), *history.values()])
+    np.savetxt(draft, rows, fmt="%.8g", delimiter=",", header=",".join(names), comments="")
 
 # %% ../nbs/15_segmenter.ipynb #b80de6b3
 @dataclass(eq=False)
@@ -140,8 +230,7 @@ class Segmentation:
     @property
     def kind(self) -> str:
         "What a label is: \"segments\", each connected, or \"clusters\", each perhaps in several places."
-        asked = self.settings["n_segments"] is not None or self.settings["level"] is not None
-        return "segments" if asked else "clusters"
+        return _kind(self.settings)
 
     @property
     def n_clusters(self) -> int:
@@ -164,14 +253,7 @@ class Segmentation:
         """Another answer of the same fit. Give one of n_segments, n_clusters and level at most.
 
         Raises `InputError` for what does not go together, warns where the photo does not have as many."""
-        asked = {"n_segments": n_segments, "n_clusters": n_clusters, "level": level}
-        if n_segments is n_clusters is level is min_size is None:
-            raise InputError("Nothing was asked for; expected n_segments, n_clusters, level or min_size.")
-        settings = dict(self.settings)
-        if any(value is not None for value in asked.values()): settings |= asked
-        if min_size is not None: settings["min_size"] = min_size
-        for name in (*asked, "min_size"): settings[name] = _checked(name, settings[name])
-        _check_answer(settings)
+        settings = _asked(self.settings, min_size, n_segments=n_segments, n_clusters=n_clusters, level=level)
         return replace(self, **_answer(self.hierarchy, settings, self.floor, self.valid), settings=settings)
 
     def merge(self,
@@ -181,11 +263,8 @@ class Segmentation:
         """The same with two labels made one.
 
         Raises `InputError` for labels that are not there, and for segments that do not touch."""
-        for name, value in (("a", a), ("b", b)): self._there(name, value)
-        if a == b: raise InputError(f"a={a} and b={b} are the same label; expected two.")
-        if self.kind == "segments" and not _touch(self.labels == a, self.labels == b):
-            raise InputError(f"Segments {a} and {b} do not touch, so they cannot be one segment. Choose two "
-                             f"neighbours.")
+        for name, value in (("a", a), ("b", b)): _check_there(self.labels, self.valid, name, value)
+        _check_pair(self.labels, a, b, connected=self.kind == "segments")
         of_patch = None if self.of_patch is None else np.where(self.of_patch == b, a, self.of_patch)
         return replace(self, **_ordered(np.where(self.labels == b, a, self.labels), of_patch, self.valid))
 
@@ -195,7 +274,7 @@ class Segmentation:
         """The same with a label split in two where the merge tree joins its parts last.
 
         Raises `InputError` if it is a single patch."""
-        self._there("a", a)
+        _check_there(self.labels, self.valid, "a", a)
         if self.of_patch is None:
             raise InputError("These labels were read pixel by pixel and have no patches to split. Ask for "
                              "at(n_clusters=...) or at(n_segments=...) first.")
@@ -223,11 +302,6 @@ class Segmentation:
         """The ultrametric contour map: at each border pixel the level of the merge tree at which the border goes
         (Arbelaez and others 2011)."""
         return self.hierarchy.contours(doubled)
-
-    def _there(self, name, value):
-        here = self.labels == value if self.valid is None else (self.labels == value) & self.valid
-        if not isinstance(value, Integral) or not here.any():
-            raise InputError(f"{name}={value!r} is no label here; expected one from 0 to {self.labels.max()}.")
 
     def table(self) -> Table:
         """Measurements, one row for each connected piece of the labels, with the ids of `regions`: see
@@ -271,10 +345,7 @@ class Segmentation:
 
         Raises `FileExistsError`, and `InputError` for another suffix."""
         if Path(path).suffix.lower() != ".csv": raise InputError(f"{str(path)!r}: expected a name that ends in .csv.")
-        names = ["iteration", *self.history]
-        rows = np.column_stack([np.arange(len(self.history["loss"])), *self.history.values()])
-        with writing(path, overwrite) as draft:
-            np.savetxt(draft, rows, fmt="%.8g", delimiter=",", header=",".join(names), comments="")
+        with writing(path, overwrite) as draft: _write_history(self.history, draft)
         return Path(path)
 
     @classmethod
@@ -288,32 +359,12 @@ class Segmentation:
 
     def plot(self):
         "A matplotlib figure: the photo, and the labels over it."
-        import matplotlib.pyplot as plt
-        h, w = self.labels.shape
-        bands = self.image.shape[2]
-        height = min(9, max(1.5, 4.4 * h / w + 0.4))
-        fig, axes = plt.subplots(1, 2, figsize=(9, height), dpi=80, layout="constrained")
-        axes[0].imshow(as_rgb(self.image))
-        axes[0].set_title(f"{h} × {w}, {bands} band{'s' * (bands > 1)}")
-        axes[1].imshow(overlay(self.image, self.labels))
-        axes[1].set_title(f"{self.n_clusters} {self.kind}, stopped: {self.stop_reason}")
-        for ax in axes: ax.axis("off")
-        plt.close(fig)
-        return fig
+        title = f"{self.n_clusters} {self.kind}, stopped: {self.stop_reason}"
+        return _pair_figure(self.image, self.labels, title)
 
     def plot_history(self):
         "A matplotlib figure: q' with the floor, the weight, and the losses, by iteration."
-        import matplotlib.pyplot as plt
-        fig, axes = plt.subplots(1, 3, figsize=(10, 2.6), dpi=80, layout="constrained")
-        curves = {"labels in use q'": ["n_labels"], "weight w": ["weight"], "losses": ["sim", "con", "loss"]}
-        for ax, (title, names) in zip(axes, curves.items()):
-            for name in names: ax.plot(self.history[name], label=name)
-            ax.set(title=title, xlabel="iteration")
-        axes[2].legend()
-        if self.floor: axes[0].axhline(self.floor, ls=":", c="k")
-        axes[0].set_ylim(bottom=0)
-        plt.close(fig)
-        return fig
+        return _history_figure(self.history, self.floor)
 
     def _repr_png_(self):
         file = io.BytesIO()
@@ -325,29 +376,6 @@ class Segmentation:
         return (f"Segmentation({h}x{w}, {self.n_clusters} {self.kind}, floor={self.floor}, "
                 f"stop_reason={self.stop_reason!r}, "
                 f"iterations={len(self.history['loss']) - 1}, {self.seconds:.1f} s)")
-
-def _touch(one, other):
-    "Whether two (H, W) bool masks share an edge of pixels."
-    across = (one[:, :-1] & other[:, 1:]) | (other[:, :-1] & one[:, 1:])
-    down = (one[:-1] & other[1:]) | (other[:-1] & one[1:])
-    return across.any() or down.any()
-
-# %% ../nbs/15_segmenter.ipynb #da35cb72
-def _answer(hierarchy, settings, floor, valid):
-    "The labels that the settings ask for, by patches: (labels, of_patch) as keywords of a `Segmentation`."
-    n_segments, level, least = settings["n_segments"], settings["level"], settings["min_size"]
-    if n_segments is not None or level is not None: of_patch = hierarchy.segments(n_segments, level, least, floor or 1)
-    else: of_patch = hierarchy.clusters(settings["cluster_level"], least, settings["n_clusters"])
-    return _ordered(hierarchy.at_pixels(of_patch), of_patch, valid)
-
-def _ordered(labels, of_patch, valid):
-    "Ids by falling area, for pixels and patches alike; -1 for pixels without data."
-    ordered = by_area(labels, valid)
-    if of_patch is None: return {"labels": ordered, "of_patch": None}
-    new = np.zeros(max(labels.max(), of_patch.max()) + 1, np.int64)
-    kept = slice(None) if valid is None else valid
-    new[labels[kept].ravel()] = ordered[kept].ravel()
-    return {"labels": ordered, "of_patch": new[of_patch]}
 
 # %% ../nbs/15_segmenter.ipynb #b0f28412
 def _write_npz(seg, path):
@@ -796,6 +824,45 @@ def _reason(e):
     "The beginning of an error of PyTorch, which may fill a page."
     return shorten(str(e).partition(". ")[0], 100, placeholder=" ...")
 
+# %% ../nbs/15_segmenter.ipynb #aada284c
+def _clustered(on, image, valid, net, x, seen):
+    """What the silhouette phase clusters: the image, or the feature map before the fit, (h, w, p); of pixels with data
+    alone, (n, p)."""
+    if on == "image": return image if valid is None else image[valid]
+    with torch.no_grad(), over_valid(net, seen), fixed_threads(x, net): maps = net.features(x)[0].permute(1, 2, 0)
+    return (maps if seen is None else maps[seen]).cpu().numpy()
+
+def _floor(pixels, settings):
+    phase = silhouette_phase(pixels, seed=settings["seed"])
+    at_end = len(phase.ks) > 1 and phase.opt_nC == phase.ks[-1] and phase.opt_nC == K_MAX
+    return int(phase.ks[0]) if at_end and settings["preset"] not in PUBLISHED else phase.opt_nC
+
+K_MAX = signature(silhouette_phase).parameters["k_max"].default
+
+# %% ../nbs/15_segmenter.ipynb #cb2f737b
+def _scribbles(settings, size, valid):
+    "The scribbles of the settings, checked; pixels without data have none. Raises `InputError`."
+    if settings["scribbles"] is None: return None
+    found = read_scribbles(settings["scribbles"], size, settings["unmarked"], valid)
+    classes = len(found.names)
+    if settings["only_scribbled"] and classes < 2:
+        raise InputError(f"The scribbles have one class only, {found.names[0]}, which would be the whole photo. "
+                         "Mark a second one, or leave out only_scribbled.")
+    if classes >= settings["q"]:
+        raise InputError(f"The scribbles have {classes} classes; expected fewer than q={settings['q']}. Raise q.")
+    return found
+
+def _guide(settings, image, valid, scribbles, size):
+    "The labels to follow at the working size; scribbles come before them. Raises `InputError`."
+    if settings["guide"] is None: return None
+    guide = read_guide(settings["guide"], image, settings["unguided"], valid)
+    if scribbles is not None: guide[scribbles.marks > 0] = -1
+    guide = guide_at(guide, size)
+    K = guide.max() + 1
+    if not K: return None # scribbles wherever there is guidance
+    if K > settings["q"] and settings["guide_matching"] == "hungarian": raise InputError(too_many(K, settings["q"]))
+    return guide
+
 # %% ../nbs/15_segmenter.ipynb #30cbec97
 class Prepared(NamedTuple):
     "A photo, ready for its fit."
@@ -838,43 +905,6 @@ def prepare(
     floor = None if scribbles is not None and settings["only_scribbled"] else settings["min_labels"]
     if floor == "silhouette": floor = _floor(_clustered(settings["on"], image, valid, net, x, seen), settings)
     return Prepared(image, x, net, floor, checked, start, valid, meta or {}, seen, scribbles, guide)
-
-def _scribbles(settings, size, valid):
-    "The scribbles of the settings, checked; pixels without data have none. Raises `InputError`."
-    if settings["scribbles"] is None: return None
-    found = read_scribbles(settings["scribbles"], size, settings["unmarked"], valid)
-    classes = len(found.names)
-    if settings["only_scribbled"] and classes < 2:
-        raise InputError(f"The scribbles have one class only, {found.names[0]}, which would be the whole photo. "
-                         "Mark a second one, or leave out only_scribbled.")
-    if classes >= settings["q"]:
-        raise InputError(f"The scribbles have {classes} classes; expected fewer than q={settings['q']}. Raise q.")
-    return found
-
-def _guide(settings, image, valid, scribbles, size):
-    "The labels to follow at the working size; scribbles come before them. Raises `InputError`."
-    if settings["guide"] is None: return None
-    guide = read_guide(settings["guide"], image, settings["unguided"], valid)
-    if scribbles is not None: guide[scribbles.marks > 0] = -1
-    guide = guide_at(guide, size)
-    K = guide.max() + 1
-    if not K: return None # scribbles wherever there is guidance
-    if K > settings["q"] and settings["guide_matching"] == "hungarian": raise InputError(too_many(K, settings["q"]))
-    return guide
-
-def _clustered(on, image, valid, net, x, seen):
-    """What the silhouette phase clusters: the image, or the feature map before the fit, (h, w, p); of pixels with data
-    alone, (n, p)."""
-    if on == "image": return image if valid is None else image[valid]
-    with torch.no_grad(), over_valid(net, seen), fixed_threads(x, net): maps = net.features(x)[0].permute(1, 2, 0)
-    return (maps if seen is None else maps[seen]).cpu().numpy()
-
-def _floor(pixels, settings):
-    phase = silhouette_phase(pixels, seed=settings["seed"])
-    at_end = len(phase.ks) > 1 and phase.opt_nC == phase.ks[-1] and phase.opt_nC == K_MAX
-    return int(phase.ks[0]) if at_end and settings["preset"] not in PUBLISHED else phase.opt_nC
-
-K_MAX = signature(silhouette_phase).parameters["k_max"].default
 
 # %% ../nbs/15_segmenter.ipynb #858f36d9
 def steps_of(

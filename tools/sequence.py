@@ -54,9 +54,9 @@ def methods(photo, clip):
     "(method, label maps, seconds of each frame)."
     frames = clip.frames
     yield "labels of the photo, sampled", list(sampled(photo, clip)), [np.nan] * len(frames)
-    yield "frames with two updates", *timed(segment_sequence(frames))
+    yield "frames with one update", *timed(segment_sequence(frames))
     yield "without inertia", *timed(segment_sequence(frames, inertia=0))
-    yield "with one update", *timed(segment_sequence(frames, updates=1))
+    yield "with two updates", *timed(segment_sequence(frames, updates=2))
     yield "network of the first frame", *timed(segment_sequence(frames, updates=0))
     alone = []
     def one_by_one():
