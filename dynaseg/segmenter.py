@@ -24,6 +24,7 @@ from functools import partial
 from inspect import signature
 from numbers import Integral, Real
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated, Any, NamedTuple, get_type_hints
 from zipfile import BadZipFile
 
@@ -245,7 +246,7 @@ class Segmentation:
         *,
         n_segments: int | None = None, # exactly so many connected segments
         n_clusters: int | None = None, # exactly so many clusters
-        # segments: neighbours are joined unless they differ by more than this; larger is coarser, 1 is typical
+        # segments: neighbours are joined unless they differ by more than this; a larger level gives fewer
         level: float | None = None,
         min_size: int | None = None, # pixels that each segment has at least; by default as it was
     ) -> "Segmentation":
@@ -522,88 +523,102 @@ def segment(
     n_segments: whole(1) = None, # exactly so many connected segments; not together with `n_clusters` or `level`
     # exactly so many clusters, each perhaps in several places; not together with `n_segments` or `level`
     n_clusters: whole(1) = None,
-    # connected segments: neighbours are joined unless they differ by more than this, so a larger level gives fewer
-    # segments; 1 is typical; as many as the floor (`min_labels`) stay at least; not together with `n_segments` or
-    # `n_clusters`
+    # connected segments instead of clusters: neighbours are joined unless they differ by more than this, so a larger
+    # level gives fewer segments; the photo sets the unit: of all joins, down to a single segment, nine in ten are below
+    # 1; at least as many segments stay as `min_labels` says; not together with `n_segments` or `n_clusters`
     level: number(0) = None,
-    # pixels of the photo that the smallest segment has (of a cluster: its smallest place): a smaller one is joined to
-    # the neighbour that is most like it; 0: none is; by default 1/10,000 of the photo, less where so many segments are
-    # asked for; without effect where `cluster_level` is 0
+    # the least size of a connected segment, and of each place of a cluster, in pixels of the photo: a smaller one is
+    # joined to the neighbour that is most like it; 0: no least size; by default 1/10,000 of the photo, less where so
+    # many segments are asked for; without effect on labels that are read pixel by pixel (`cluster_level` 0, and no
+    # number asked for)
     min_size: whole(0) = None,
     # the network sees the photo reduced to at most so many pixels: more give finer detail and take longer; 0: not
     # reduced; the labels have the size of the photo in any case
     max_pixels: whole(0) = None,
     # start of the random numbers, which give the first weights and a sample of pixels: the same seed gives the same
-    # result on the same machine
+    # result on the same machine, another one a slightly different result
     seed: whole(0, 2**32 - 1) = 0,
     # What is read
 
     # what the axes are, a letter for each: "YXC" (rows, columns, bands), "CYX", "ZYX" (pages, rows, columns) and so on;
     # by default what the source says, or a guess where only one is likely
     axes: str | None = None,
-    page: whole(1) = None, # which picture of several, from 1; by default the first, with a warning
-    pages: one_of("all") = None, # "all": every picture of several; the result is a list, one segmentation a page
+    # which picture of a file or stack that has several, counted from 1; by default the first, with a warning
+    page: whole(1) = None,
+    # "all": every picture of a file or stack that has several; the result is a list, one segmentation a page
+    pages: one_of("all") = None,
     # the two numbers that become 0 (black) and 1 (white); by default the range that the file states; if it states none,
-    # 0 to 255 for 8 bits, 0 to 1 for fractions from 0 to 1, and for other whole numbers 0 to the first of 1, 255, 1023,
-    # 4095, 16383 and 65535 that none is above (65535 for 16 bits up to 255); else the smallest and the largest number,
-    # with a warning
+    # 0 to 255 for numbers of 8 bits, 0 to 1 for fractions from 0 to 1, and for other whole numbers from 0 to the least
+    # of 1, 255, 1023, 4095, 16383 and 65535 that holds them all (65535 for 16 bits up to 255); for all others the
+    # smallest and the largest number, with a warning
     value_range: tuple[float, float] | None = None,
-    # the value of pixels without data, or one value a band; by default the source's own; False: there is none
+    # the value of pixels without data, or one value a band; by default the one that the source names, or a value that
+    # is far from all others, with a warning; False: there is none
     nodata: float | bool | Sequence[float] | None = None,
     # which pixels are used: an image file or an array (H, W) that is 0 where a pixel is left out; by default all are
     mask: Any = None,
     # The method
 
-    # how the weight w of the wish that neighbours share a label follows q', the number of labels in use: "fsf", w = q'
-    # / mu, falls as labels merge; "scf", w = mu / q', rises; "fixed", w = mu; or a function from q' to w
+    # the loss weighs two wishes: pixels that look alike share a label, and neighbours do; the weight w of the second
+    # depends on q', the number of labels in use: "fsf" (feature similarity focus), w = q' / mu, falls as labels merge;
+    # "scf" (spatial continuity focus), w = mu / q', rises; "fixed", w = mu; or a function from q' to w
     variant: str | Callable[[int], float] = "fsf",
-    # mu of that weight: the number of labels at which w is 1 (of "fixed": w itself)
+    # mu of `variant`: the number of labels at which w is 1 (of "fixed": w itself); with "fsf" a larger mu keeps more
+    # labels, with "scf" and "fixed" fewer
     mu: float | None = None,
     # the floor: the fit ends when only so many labels are in use; this is not the number that you get, for which there
     # are `n_segments` and `n_clusters`; "silhouette": found from the photo, as in the paper (opt_nC); a number from 1
     # to q - 1; or None: no floor
     min_labels: str | int | None = "silhouette",
-    # where "silhouette" looks for the floor: "image", in the colours; "features", in the network's features before the
-    # fit
+    # what "silhouette" looks at to find the floor: "image", the colours; "features", the feature map of the network
+    # before the fit
     on: one_of("image", "features") = "image",
-    M: whole(1) = None, # M of the paper: convolution blocks of the network
-    p: whole(1) = None, # p of the paper: channels of the feature map
-    # q of the paper: channels of the response map, and so the number of labels that there can be
+    M: whole(1) = None, # M of the paper: number of convolution blocks in the network (of features="cnn")
+    p: whole(1) = None, # p of the paper: number of channels of the feature map
+    # q of the paper: number of channels of the response map, and so the most labels that there can be
     q: whole(2) = None,
-    T: whole(1) = None, # T of the paper: updates of the weights at most
+    # T of the paper: the most updates of the weights; the fit may end earlier, see `tol` and `min_labels`
+    T: whole(1) = None,
     # learning rate: how far one update moves the weights
     lr: number(TINY, words="a finite number above 0") = None,
     # momentum: the share of an update that is repeated by the next
     momentum: number(0, 1 - 2**-53, "a number of at least 0 and below 1") = None,
     weight_decay: number(0) = None, # weight decay: how strongly an update pulls the weights to 0
-    # the fit ends when a smaller share of pixels than this changes its label in each of five updates; 0: never for that
-    # reason
+    # the fit ends when a smaller share of the pixels than this changes its label in each of five updates in a row; 0:
+    # it never ends for that reason
     tol: number(0, 1 - 2**-53, "a number of at least 0 and below 1") = None,
-    # give each band the mean 0 and the standard deviation 1 before the fit (for features="cnn")
+    # give each band the mean 0 and the standard deviation 1 before the fit, so that none counts more because its
+    # numbers are larger (for features="cnn")
     standardised: YES_NO = None,
-    # what the network sees beyond the border of the photo: "zeros"; or "replicate", the nearest pixel again
+    # what the network sees beyond the border of the photo: "zeros", which may grow a frame of labels of their own;
+    # "replicate", the pixels at the border once more (for features="cnn")
     padding: one_of("zeros", "replicate") = None,
-    # for clusters only: the photo is cut into segments at this level, as `level` does it, and segments that are alike
-    # become a cluster: a larger one gives smoother clusters; 0: no segments, each pixel has the label of the network
+    # for clusters only: the photo is cut into segments at this level, as `level` does it, and segments that look alike
+    # become a cluster: a larger one gives smoother clusters; 0: no segments, each pixel has the label that the network
+    # gives it (with `n_clusters`: the smallest patches become clusters)
     cluster_level: number(0) = None,
-    # of a step between neighbours: its size ("l1"), or Huber's, which is its square where it is small ("huber")
+    # what the loss charges for a difference between the responses of neighbours: its size ("l1"), or Huber's penalty,
+    # which charges less for small differences ("huber")
     penalty: one_of("l1", "huber") = None,
-    diagonals: YES_NO = None, # diagonal neighbours count in the continuity term as well
+    diagonals: YES_NO = None, # the loss compares diagonal neighbours as well
     # Hints
 
     # what you have drawn on the photo: an image file of its size with transparent background, a colour for each class
-    # (its label is 1, 2 ...); or an array (H, W) of whole numbers, which are the labels; further clusters have
-    # larger labels
+    # (labels 1, 2 ... in the order of the colours' RGB values); or an array (H, W) of whole numbers, which are the
+    # labels; further clusters have larger labels
     scribbles: str | os.PathLike | np.ndarray | None = None,
-    unmarked: whole(-10**9) = 0, # the number where nothing is drawn, in an array of scribbles
-    only_scribbled: YES_NO = False, # every pixel gets a label that was drawn: there are no further clusters
-    # labels to follow, of another method or your own: a label picture, which is a file; or an array (H, W) of whole
-    # numbers; or a function from the image (H, W, C) to such an array; by default there are none
+    unmarked: whole(-10**9) = 0, # the number that says "nothing is drawn here", in an array of scribbles
+    # every pixel gets one of the labels that you drew; without it there may be further clusters
+    only_scribbled: YES_NO = False,
+    # labels that the fit is drawn towards, from another method or from you; the result need not repeat them: a label
+    # picture, which is a file; or an array (H, W) of whole numbers; or a function from the image (H, W, C) to such an
+    # array; by default there are none
     guide: str | os.PathLike | np.ndarray | Callable[[np.ndarray], np.ndarray] | None = None,
-    guide_weight: number(0) = 1.0, # how much the guide counts in the loss; 0: not at all
-    unguided: whole(-10**9) = -1, # the number of pixels of which the guide says nothing
-    # which cluster a label of the guide means: "hungarian", each label another one; "majority", the one that most of
-    # its pixels have, which labels may share
+    guide_weight: number(0) = 1.0, # weight of the guide in the loss: 0, it has no say; 1, as in DynaGuide
+    # the number in the guide that says "no guidance here"; in a picture with colours, transparent pixels say it
+    unguided: whole(-10**9) = -1,
+    # which label of the network stands for a label of the guide: "hungarian", a different one for each; "majority", the
+    # one that most of its pixels have, so that two labels of the guide may share it
     guide_matching: one_of("hungarian", "majority") = "hungarian",
     # Other networks
 
@@ -614,14 +629,14 @@ def segment(
     # the weights of a ResNet or a network of timm: "DEFAULT", trained ones, downloaded once; a file with weights; None:
     # random ones
     weights: str | os.PathLike | None = "DEFAULT",
-    # leave the weights of that network as they are, and fit only what follows it; by default yes, unless they are
-    # random
+    # leave the weights of that network as they are, and fit only the layers behind it; by default yes if they were
+    # trained, no if they are random
     freeze: bool | None = None,
     # Running
 
     # where the fit runs: "cpu", "cuda" (NVIDIA) or "mps" (Apple); by default on a GPU if there is one
     device: str | torch.device | None = None,
-    # compute convolutions with 16 bits (bfloat16): faster on some devices, with slightly other results
+    # compute convolutions with 16 bits (bfloat16): faster on some devices, with slightly different results
     autocast: YES_NO = False,
     progress: YES_NO = True, # show a progress bar when a fit takes more than a second
     callback: Callable[[Step], object] | None = None, # sees each step of the fit; returns something true to end it
@@ -770,6 +785,16 @@ def _warn_of_idle(settings, given):
         and not settings["cluster_level"]):
         warn(f"min_size={given['min_size']} has no effect on labels that are read pixel by pixel "
              f"(cluster_level=0).")
+    if given.get("on", SETTINGS["on"]) != SETTINGS["on"] and settings["min_labels"] != "silhouette":
+        warn(f"on={given['on']!r} has no effect without min_labels='silhouette'.")
+    _warn_of_other_network(settings, given)
+
+def _warn_of_other_network(settings, given):
+    "Warns of settings of the CNN that were given for another network."
+    if isinstance(settings["features"], str) and settings["features"] == "cnn": return
+    for name in ("M", "padding", "standardised"):
+        if given.get(name) not in (None, PRESETS[settings["preset"]][name]):
+            warn(f"{name}={given[name]!r} has no effect on this network; it is for features='cnn'.")
 
 def _checked_floor(min_labels, q):
     if min_labels is None or isinstance(min_labels, str) and min_labels == "silhouette": return min_labels
@@ -786,14 +811,18 @@ def _device(device, autocast=False):
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try: torch.zeros(1, device=device, dtype=torch.float32).item()
     except Exception as e: # PyTorch raises RuntimeError, AssertionError or others, by backend
-        raise InputError(f"device={device!r} cannot be used ({str(e).splitlines()[0]}). Leave it out for the best "
-                         f"there is, or take 'cpu'.") from e
+        raise InputError(f"device={device!r} cannot be used ({_reason(e)}). Leave it out for the best there is, or "
+                         f"take 'cpu'.") from e
     device = torch.device(device)
     try: precision(device, autocast)
     except RuntimeError as e:
-        raise InputError(f"autocast=True cannot be used with device={str(device)!r} ({str(e).splitlines()[0]}). Leave "
-                         f"it out.") from e
+        raise InputError(f"autocast=True cannot be used with device={str(device)!r} ({_reason(e)}). Leave it "
+                         f"out.") from e
     return device
+
+def _reason(e):
+    "The beginning of an error of PyTorch, which may fill a page."
+    return shorten(str(e).partition(". ")[0], 100, placeholder=" ...")
 
 # %% ../nbs/15_segmenter.ipynb #aada284c
 def _clustered(on, image, valid, net, x, seen):
