@@ -992,6 +992,7 @@ def _useful(workers, names):
         warn(f"workers={workers}: this machine has {_cores()} cores for them; {most} workers run.")
     return min(workers, most, len(names))
 
+# %% ../nbs/21_batch.ipynb #e194f6ad
 def _bar(names, progress):
     "The progress bar of this process's share; of several processes only the first draws one."
     from tqdm.auto import tqdm

@@ -132,6 +132,7 @@ def _wrapped(words): return textwrap.wrap(words, 80, initial_indent="    ", subs
 # a path or a word with a hyphen stays whole
 PLAIN_WRAP = dict(break_long_words=False, break_on_hyphens=False)
 
+# %% ../nbs/words.ipynb #1c5402c5
 def described(
     name: str, # of the function or class
     source: str, # of its module
@@ -147,6 +148,7 @@ def described(
 
 def _returns(words): return "\n".join(["", "", "Returns", "-------", *textwrap.wrap(words, 80)]) if words else ""
 
+# %% ../nbs/words.ipynb #60799469
 def document(
     module: str, # name of the module, `__name__` in it
     more: dict[str, dict[str, str]] = {}, # further words about parameters, by function and name
