@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LAB_UNIT', 'LIGHTNESS', 'SCALES', 'RARE', 'LEAST_READING', 'RIDGE', 'TINY', 'BROAD', 'READING', 'DISTANCE',
-           'LEAST_DISTANCE', 'SIZE', 'KNOWN', 'TYPICAL', 'resized', 'shrunk', 'perceived', 'slope', 'basins',
-           'neighbour_steps', 'texture', 'co_occurrence', 'surprise', 'RegionGraph', 'means', 'label_readings',
-           'region_graph', 'whitened', 'MergeTree', 'merge_order', 'cut']
+           'LEAST_DISTANCE', 'SIZE', 'CONTACT', 'LEAST_CONTACT', 'KNOWN', 'TYPICAL', 'resized', 'shrunk', 'perceived',
+           'slope', 'basins', 'neighbour_steps', 'texture', 'co_occurrence', 'surprise', 'RegionGraph', 'means',
+           'label_readings', 'region_graph', 'whitened', 'MergeTree', 'merge_order', 'cut']
 
 # %% ../nbs/09_outlines.ipynb #0f706500
 from typing import NamedTuple
@@ -259,11 +259,13 @@ def _in_units(centred):
     return centred / max(np.sqrt((centred**2).sum(1).mean()), TINY)
 
 # %% ../nbs/09_outlines.ipynb #f686e6ed
-BROAD = 0.5 # powers of kappa, all chosen on BSD500's training photos: of the broad contrast
-READING = 0.1 # of each reading of the labels
-DISTANCE = 0.2 # of the distance between features
+BROAD = 0.7 # powers of kappa, all chosen on BSD500's training photos: of the broad contrast
+READING = 0.13 # of each reading of the labels
+DISTANCE = 0.25 # of the distance between features
 LEAST_DISTANCE = 0.02 # is added to it, or neighbours of equal colour would merge through any edge
-SIZE = 0.03 # of the pixels of the smaller region
+SIZE = 0.045 # of the pixels of the smaller region
+CONTACT = 0.2 # of the share that the border has of the shorter outline, as a divisor
+LEAST_CONTACT = 0.02 # is added to that share
 KNOWN = 0.3 # of the distance between the maps of an extractor
 
 class _Regions:
@@ -294,7 +296,8 @@ class _Regions:
         smaller = np.minimum(a[:, 0], b[:, 0])
         cost = contrast[:, 0] * contrast[:, 1] ** BROAD * readings**READING * _apart(a, b, self.own)**DISTANCE
         if self.known.start < self.known.stop: cost = cost * _apart(a, b, self.known)**KNOWN
-        return cost * smaller**SIZE
+        contact = border[:, 0] / np.minimum(_outline(a), _outline(b)) + LEAST_CONTACT
+        return cost * smaller**SIZE / contact**CONTACT
 
     def join(self, target):
         "Makes each region a part of the one that `target` (n,) names; most name themselves."
@@ -320,6 +323,10 @@ class _Regions:
         self.border = np.concatenate([self.border[rest], border])
         self.origin = np.concatenate([self.origin[rest], self.origin[first]])
         self.ends = np.concatenate([self.ends[rest], self.ends[first]])
+
+def _outline(regions):
+    "(m,) sides of pixels on the outlines of regions: each pixel has four, and two for each pair of neighbours lie inside."
+    return 4 * regions[:, 0] - 2 * regions[:, 1]
 
 def _apart(a, b, columns):
     "(m,) distances between the mean features of pairs of regions, and a little."

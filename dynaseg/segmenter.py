@@ -100,14 +100,14 @@ TINY = sys.float_info.min # the least number above 0
 
 # %% ../nbs/15_segmenter.ipynb #36c936ab
 PRESETS = {
-    "clusters": dict(level=None, cluster_level=1.4, M=2, p=32, q=32, standardised=True, padding="replicate", T=20,
+    "clusters": dict(level=None, cluster_level=1.6, M=2, p=32, q=32, standardised=True, padding="replicate", T=20,
                      lr=0.1, momentum=0.9,
                      weight_decay=0.0, tol=0.002, max_pixels=40_000, penalty="l1", diagonals=False),
     "paper": dict(level=None, cluster_level=0.0, M=3, p=100, q=100, standardised=False, padding="zeros", T=1000, lr=0.1,
                   momentum=0.9,
                   weight_decay=0.0, tol=0.0, max_pixels=0, penalty="l1", diagonals=False),
 }
-PRESETS["segments"] = PRESETS["clusters"] | dict(level=1.4)
+PRESETS["segments"] = PRESETS["clusters"] | dict(level=1.6)
 PRESETS["dynaguide"] = PRESETS["paper"] | dict(penalty="huber", diagonals=True)
 PUBLISHED = ("paper", "dynaguide") # presets that follow a paper to the letter
 NEEDS_GUIDE = ("dynaguide",) # presets that are for fits with a guide

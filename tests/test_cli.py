@@ -307,7 +307,7 @@ def test_help_names_what_every_setting_may_be(cli, monkeypatch):
         elif rule.kind is not bool: assert given[name].metavar in ("N", "NUMBER", "N|all"), name
     for said in ("[above 0; default: fsf 40, scf 5, fixed 5; paper, dynaguide: fsf 15, scf 50, fixed 5]",
                  "[at least 0 and below 1; default: 0.9]", "[from 0 to 4294967295; default: 0]",
-                 "[at least 0; default: not used; segments: 1.4]", "[default: yes; paper, dynaguide: no]"):
+                 "[at least 0; default: not used; segments: 1.6]", "[default: yes; paper, dynaguide: no]"):
         assert said in out, said
     for words in PRESET_WORDS.values():
         assert words.strip("[]").replace("True", "yes").replace("False", "no") in out
