@@ -50,7 +50,7 @@ try: from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, lockf
 except ImportError: # Windows
     LOCK_EX = LOCK_NB = LOCK_SH = LOCK_UN = 0
     lockf = None
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/21_batch.ipynb #f6b5917e
 def find_images(

@@ -34,11 +34,11 @@ from .images import (InputError, Picture, filled, read_image, standardise, to_te
 from .labels import writing
 from .many import read_each
 from .network import ResponseNet, labels_at, over_valid
-from .outlines import cut, means, perceived, resized
+from .merging import cut, means, perceived, resized
 from .pretrained import response_net
 from .segmenter import (RULES, Prepared, Segmentation, check_settings, finish, kept_softmax, maps_of,
                                prepare, reading_of, segment, warn_of_cost, watched, with_settings_of_segment)
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/17_together.ipynb #tg0012
 GAP = 2 # columns between two photos: a convolution of 3x3 reads one pixel beyond each

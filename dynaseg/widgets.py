@@ -30,10 +30,10 @@ import numpy as np
 from .images import InputError, load_image, to_tensor, working_size
 from .fit import Step
 from .labels import as_rgb, label_colours, label_picture, overlay, writing
-from .outlines import means
+from .merging import means
 from .segmenter import MU, NEEDS_GUIDE, PRESETS, SETTINGS, Segmentation, segment
 from .silhouette import silhouette_phase
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/22_widgets.ipynb #7d4680b9
 class Runner:
