@@ -20,10 +20,10 @@ from .images import InputError, filled
 from .many import read_each
 from .matching import THRESHOLD, Palette, label_features, renumbered
 from .network import over_valid
-from .outlines import means, resized
+from .merging import means, resized
 from .segmenter import Segmentation, check_settings, kept_softmax, reading_of
 from .together import check_shared, fit_together, own_statistics
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/18_sequence.ipynb #sq0006
 class Clip(NamedTuple):
