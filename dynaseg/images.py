@@ -12,6 +12,7 @@ import io
 import logging
 import math
 import os
+import re
 import sys
 import warnings
 from contextlib import ExitStack, contextmanager
@@ -633,16 +634,21 @@ def _checked_ifd(
 ):
     "Raises for a page that is cut short, that is a camera's raw data, or that is suspiciously large."
     pixels = ifd.imagewidth * ifd.imagelength
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and (pixels > 2 * limit or ifd.nbytes > 128 * limit):
-        raise Image.DecompressionBombError(f"Image size ({pixels} pixels) exceeds limit of {2 * limit} pixels, could "
-                                           f"be decompression bomb DOS attack.")
+    _check_large(pixels, ifd.nbytes)
     if ifd.photometric in (32803, 34892) or 50706 in ifd.tags:
         raise InputError(f"This is a camera's raw file. {_ADVICE['raw']}")
     _check_uncut(ifd, size)
     needed = pixels * ifd.samplesperpixel * np.max(ifd.bitspersample) // 8
     if ifd.compression == 1 and 0 not in ifd.databytecounts and sum(ifd.databytecounts) < needed:
         raise ValueError("the file is cut short")
+
+
+def _check_large(pixels, size):
+    "Raises for a picture of more pixels than Pillow takes, or of more bytes than 64 for each of them."
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and (pixels > 2 * limit or size > 128 * limit):
+        raise Image.DecompressionBombError(f"Image size ({pixels} pixels, {size} bytes) exceeds limit of "
+                                           f"{2 * limit:.0f} pixels, could be decompression bomb DOS attack.")
 
 
 def _check_uncut(ifd, size):
@@ -796,6 +802,9 @@ def _series_stack(series, axes, source, facts):
     return _Stack(count_of_pages(a.shape, a.axes), page, "")
 
 # %% ../nbs/00_images.ipynb #img-photo-stack
+_DRAWINGS = ("EPS", "WMF") # Pillow would have another program draw them: Ghostscript, Windows
+
+
 def _photo_stack(
     source: "Path | io.BytesIO", # of a file that Pillow opens
     name: str, # of the source, for messages
@@ -803,7 +812,9 @@ def _photo_stack(
 ) -> _Stack:
     "The frames of a photo or an animation. The second picture that phones hide in a JPEG does not make it a stack."
     def frames(source):
-        with _quiet(), Image.open(source) as img: return img.format, getattr(img, "n_frames", 1)
+        with _quiet(), Image.open(source) as img:
+            if img.format in _DRAWINGS: raise InputError(_ADVICE["vector"])
+            return img.format, getattr(img, "n_frames", 1)
     kind, count = _patiently(frames, source)
     def page(k):
         raw = _patiently(lambda source: _from_photo(source, k), source)
@@ -863,7 +874,12 @@ def _in_words(name, suffix="", head=b""):
     except Exception as e: # a decoder can raise nearly anything when it meets a broken file
         advice = (_advice(suffix, head)
                   or "Expected a whole file in a format that Pillow opens, a TIFF, or an .npy array.")
-        raise InputError(f"{name} cannot be read as an image ({type(e).__name__}: {e}). {advice}") from e
+        raise InputError(f"{name} cannot be read as an image ({type(e).__name__}: {_said(e)}). {advice}") from e
+
+
+def _said(e):
+    "What an exception says, on one line, without the places of objects in memory."
+    return re.sub(r" ?<_io\.BytesIO[^>]*>", "", " ".join(str(e).split()))
 
 # %% ../nbs/00_images.ipynb #4fd8fb4f
 def _file_stack(
@@ -882,7 +898,7 @@ def _file_stack(
         # it may hold a small copy, which would be read
         raise InputError(f"{name} is a camera's raw file. {_ADVICE['raw']}")
     with _in_words(*words):
-        if suffix.lower() == ".npy" or head.startswith(b"\x93NUMPY"): return _array_stack(_npy(source), axes, name=name)
+        if suffix.lower() == ".npy" or head.startswith(b"\x93NUMPY"): return _npy_stack(source, axes, name)
         stack = (_tiff_or_none(source, name, axes, files) if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
                  else _photo_stack(source, name, axes))
         stack = stack or _with_remark(_photo_stack(source, name, axes),
@@ -903,11 +919,23 @@ def _tiff_or_none(source, name, axes, files):
         except Exception: return None # nearly anything, from a broken file
 
 
+def _npy_stack(source, axes, name):
+    "The pages of an .npy file. Raises for large ones: a disk need not store gigabytes of zeros, nor items of 0 bytes."
+    a = _npy(source)
+    axes = _guessed_axes(a.shape) if axes is None else _checked_axes(axes, a.shape)
+    stack = _array_stack(a, axes, name=name)
+    _check_large(a.shape[axes.index("Y")] * a.shape[axes.index("X")], a.nbytes // stack.count)
+    return stack
+
+
 def _npy(source):
     "The array of an .npy file; mapped, since mapping refuses a file that is shorter than it says."
-    if isinstance(source, Path): return np.load(source, mmap_mode="r")
-    try: return np.load(source, allow_pickle=False)
+    mapped = "r" if isinstance(source, Path) else None
+    try: a = np.load(source, mmap_mode=mapped, allow_pickle=False)
     except MemoryError as e: raise ValueError("it says that it is larger than the memory") from e
+    if isinstance(a, np.ndarray): return a
+    a.close()
+    raise InputError(_ADVICE["npz"])
 
 # %% ../nbs/00_images.ipynb #img-opened
 def _opened(
@@ -1114,6 +1142,7 @@ def _read_page(image, axes, page, value_range, nodata, mask):
     chosen = _checked_range(value_range)
     with ExitStack() as files:
         stack = _opened(image, axes, files)
+        files.enter_context(_naming(image, stack.name))
         at = stack.now if page is None else _checked_page(page, stack)
         whole = stack.page(at)
         if 0 in whole.numbers.shape:
@@ -1134,6 +1163,15 @@ def _checked_page(page, stack):
         return int(page) - 1
     raise InputError(f"page={page!r}; {stack.name} has {stack.count} page{'s' * (stack.count > 1)}: expected a whole "
                      f"number from 1 to {stack.count}.")
+
+
+@contextmanager
+def _naming(image, name):
+    "Has every `InputError` name the file that the picture is in, if it is in one."
+    try: yield
+    except InputError as e:
+        if _path_of(image) is None or name in str(e): raise
+        raise type(e)(f"{name}: {e}") from e
 
 
 def _path_of(image):
@@ -1199,6 +1237,7 @@ def pages(
     chosen = _checked_range(value_range)
     with ExitStack() as files:
         stack = _opened(image, axes, files)
+        files.enter_context(_naming(image, stack.name))
         shared, doubts = (chosen, []) if chosen else _shared_limits(stack, nodata, mask)
         for k in range(stack.count):
             raw, out, s = _prepared(stack.page(k), nodata, mask)

@@ -303,6 +303,50 @@ def test_npy_bomb_and_pickle(tmp_path):
     for path in (bomb, pickled, cut): complaint(path, path.name, "cannot be read")
 
 
+def test_npy_files_of_sparse_zeros_or_of_nothing_are_bombs(tmp_path, monkeypatch):
+    "A file of 2 gigabytes that takes a block on the disk; items of 0 bytes, of which a million millions take none."
+    from numpy.lib import format
+    sparse, nothing, archive = (tmp_path / f"{name}.npy" for name in ("sparse", "nothing", "archive"))
+    with open(sparse, "wb") as file:
+        format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (30_000, 30_000, 3)})
+        file.truncate(128 + 30_000 * 30_000 * 3)
+    with open(nothing, "wb") as file:
+        format.write_array_header_1_0(file, {"descr": "|V0", "fortran_order": False, "shape": (10**6, 10**6)})
+    for path in (sparse, nothing): complaint(path, path.name, "is refused", "000 pixels", "MAX_IMAGE_PIXELS")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    np.save(archive, np.zeros((20, 10, 10), np.uint8))
+    assert load_image(archive, axes="ZYX", page=3).shape == (10, 10, 1)  # a page counts, not the stack
+    with open(archive, "wb") as file: np.savez(file, a=np.zeros((9, 9)))
+    complaint(archive, archive.name, "several arrays")
+
+
+@pytest.mark.parametrize("name", ["drawing.eps", "photo.jpg"])
+def test_no_other_program_is_started_for_a_file(tmp_path, monkeypatch, name):
+    "Pillow gives PostScript to Ghostscript, which runs it as the program that it is, whatever the file is called."
+    from PIL import EpsImagePlugin
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **more: Image.new("RGB", (9, 9)))
+    (tmp_path / name).write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{} loop\n%%EOF\n")
+    complaint(tmp_path / name, name, "a drawing")
+
+
+@pytest.mark.parametrize("array, words", [(np.zeros((3, 4), [("a", "f4")]), "dtype"), (np.zeros((1, 1)), "1 pixel"),
+                                          (np.full((3, 4), np.nan), "Of 12 pixels only 0")])
+def test_whatever_is_wrong_with_a_file_it_is_named(tmp_path, array, words):
+    np.save(tmp_path / "x.npy", array)
+    complaint(tmp_path / "x.npy", str(tmp_path / "x.npy"), words)
+    with pytest.raises(InputError, match="x.npy"): list(pages(tmp_path / "x.npy"))
+
+
+def test_a_decoder_s_words_are_one_line_without_places_in_memory(tmp_path):
+    path = tmp_path / "nothing.png"
+    Image.new("L", (3, 3)).save(path)
+    data = bytearray(path.read_bytes())
+    data[16:24] = bytes(8)  # 0 by 0 pixels
+    assert "object at" not in complaint(bytes(data), "cannot identify image file)")
+    many = b"\x93NUMPY\1\0" + (40_000).to_bytes(2, "little") + b"{'shape': " + b"(" * 39_990
+    assert "\n" not in complaint(many, "Header info length")
+
+
 # --- arrays that are none
 
 @pytest.mark.parametrize("image, words", [
