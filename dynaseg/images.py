@@ -10,14 +10,17 @@ __all__ = ['TOPS', 'FEW', 'MANY', 'AXIS_NAMES', 'GEO_TAGS', 'FILLS', 'HUGE', 'In
 # %% ../nbs/00_images.ipynb #7419110f
 import io
 import logging
+import lzma
 import math
 import os
 import re
 import sys
 import warnings
+import zlib
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Callable, NamedTuple, Sequence
+from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
@@ -638,6 +641,7 @@ def _checked_ifd(
     if ifd.photometric in (32803, 34892) or 50706 in ifd.tags:
         raise InputError(f"This is a camera's raw file. {_ADVICE['raw']}")
     _check_uncut(ifd, size)
+    _check_packed(ifd)
     needed = pixels * ifd.samplesperpixel * np.max(ifd.bitspersample) // 8
     if ifd.compression == 1 and 0 not in ifd.databytecounts and sum(ifd.databytecounts) < needed:
         raise ValueError("the file is cut short")
@@ -649,6 +653,28 @@ def _check_large(pixels, size):
     if limit is not None and (pixels > 2 * limit or size > 128 * limit):
         raise Image.DecompressionBombError(f"Image size ({pixels} pixels, {size} bytes) exceeds limit of "
                                            f"{2 * limit:.0f} pixels, could be decompression bomb DOS attack.")
+
+
+_SLACK = 2**16 # bytes that a strip or tile may take beyond twice what it holds
+_UNPACKERS = {8: zlib.decompressobj, 32946: zlib.decompressobj, 34925: lzma.LZMADecompressor}
+
+
+def _check_packed(ifd):
+    "Raises for a strip or tile that unpacks to more than its part of the picture: tifffile would unpack all of it."
+    known = ifd.keyframe
+    if known.compression == 1: return
+    most = 2 * math.prod(known.chunks) * known.dtype.itemsize + _SLACK
+    for start, length in zip(ifd.dataoffsets, ifd.databytecounts):
+        if length > most or length > _SLACK and _unpacks_to_more(ifd.parent.filehandle, start, length, known, most):
+            raise ValueError(f"a strip or tile of {length} bytes unpacks to more than {most}")
+
+
+def _unpacks_to_more(file, start, length, ifd, most):
+    "Whether a strip or tile holds more than so many bytes; one that is damaged does not."
+    if ifd.compression not in _UNPACKERS: return False
+    file.seek(start)
+    try: return len(_UNPACKERS[ifd.compression]().decompress(file.read(length), most + 1)) > most
+    except (zlib.error, lzma.LZMAError, EOFError): return False
 
 
 def _check_uncut(ifd, size):
@@ -689,6 +715,7 @@ class _Series:
         "One stored picture. Raises if it is cut short or suspiciously large."
         _checked_ifd(ifd.keyframe, self.size)
         _check_uncut(ifd, self.size)
+        if ifd is not ifd.keyframe: _check_packed(ifd)
         return ifd.asarray()
 
 # %% ../nbs/00_images.ipynb #img-by-pillow
@@ -726,6 +753,7 @@ def _tiff_stack(
 ) -> _Stack:
     "The pictures of a TIFF file."
     tif = files.enter_context(tifffile.TiffFile(_fresh(source)))
+    if tif.is_ome: _check_planes(tif.ome_metadata, tif.pages[0])
     stack = _tiff_pages(tif, source, name, axes)
     if not _is_broken(tif): return stack
     return _with_remark(stack, f"The file is damaged behind page {len(tif.pages)}: what follows cannot be found.")
@@ -745,6 +773,24 @@ def _tiff_pages(tif, source, name, axes):
             if k < stack.count: return stack.page(k)
             k -= stack.count
     return _Stack(sum(stack.count for stack in stacks), page, name)
+
+
+_MOST_PLANES = 1_000_000 # pages that OME's notes may speak of: tifffile makes a list of them, whatever the file has
+_SIZES = ("SizeX", "SizeY", "SizeZ", "SizeC", "SizeT")
+_COUNTS = ("PlaneCount", "NumPlanes", "FirstZ", "FirstC", "FirstT")
+
+
+def _check_planes(notes, ifd):
+    "Raises where OME's notes speak of more pages than a file can hold: a short text that stands for gigabytes."
+    try: elements = list(ElementTree.fromstring(notes).iter())
+    except ElementTree.ParseError: return # tifffile passes over such notes
+    for element in elements:
+        said = element.attrib
+        planes = math.prod(int(said.get(name, 1)) for name in _SIZES) / max(1, ifd.imagewidth * ifd.imagelength)
+        if "Along" in element.tag and "Start" in said:
+            planes = (float(said["End"]) - float(said["Start"])) / float(said.get("Step", 1))
+        most = max(planes, *(int(said.get(name, 0)) for name in _COUNTS))
+        if not most <= _MOST_PLANES: raise ValueError(f"its notes speak of {most:.0f} pages")
 
 
 def _is_broken(tif):

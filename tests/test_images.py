@@ -1,6 +1,7 @@
 """Any picture in, one array out; working sizes; labels back at full size."""
 import io
 import logging
+import lzma
 import struct
 import warnings
 import zlib
@@ -318,6 +319,53 @@ def test_npy_files_of_sparse_zeros_or_of_nothing_are_bombs(tmp_path, monkeypatch
     assert load_image(archive, axes="ZYX", page=3).shape == (10, 10, 1)  # a page counts, not the stack
     with open(archive, "wb") as file: np.savez(file, a=np.zeros((9, 9)))
     complaint(archive, archive.name, "several arrays")
+
+
+def written(path, array, **how):
+    "A TIFF file of the array, as bytes."
+    tifffile.imwrite(path, array, **how)
+    return bytearray(path.read_bytes())
+
+
+@pytest.mark.parametrize("compression, pack", [(8, zlib.compress), (34925, lzma.compress), (32773, None)])
+def test_a_strip_that_unpacks_to_more_than_its_part_is_a_bomb(tmp_path, compression, pack):
+    "300 kB in the place of 100 bytes, by deflate and LZMA; a PackBits strip that is longer than what it may hold."
+    strip = bytes(200_000) if pack is None else pack(bytes(300_000))
+    path = tmp_path / "bomb.tif"
+    data = written(path, np.zeros((10, 10), np.uint8), metadata=None)
+    with tifffile.TiffFile(path) as file: tags = {code: file.pages[0].tags[code].valueoffset for code in (259, 273, 279)}
+    data[tags[259]: tags[259] + 2] = compression.to_bytes(2, "little")
+    data[tags[273]: tags[273] + 4] = len(data).to_bytes(4, "little")
+    data[tags[279]: tags[279] + 4] = (len(strip) + 2**16 * (pack is not None)).to_bytes(4, "little")
+    path.write_bytes(data + strip + bytes(2**16))
+    complaint(path, path.name, "unpacks to more than")
+
+
+def test_strips_and_tiles_that_hold_what_they_should_are_read(tmp_path):
+    big = np.random.default_rng(0).integers(0, 255, (150, 300, 3), dtype=np.uint8)
+    for how in (dict(rowsperstrip=150), dict(tile=(256, 256)), dict(rowsperstrip=10)):
+        for compression in ("deflate", "lzma"):
+            written(tmp_path / "x.tif", big, compression=compression, photometric="rgb", **how)
+            np.testing.assert_allclose(load_image(tmp_path / "x.tif"), big / 255, atol=1e-6)
+
+
+OME = ('<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels ID="Pixels:0" '
+       'DimensionOrder="XYZCT" Type="uint8" SizeX="{x}" SizeY="10" SizeZ="1" SizeC="1" SizeT="{t}"><TiffData {more}/>'
+       '</Pixels></Image></OME>')
+
+
+@pytest.mark.parametrize("lie", [dict(x=10, t=10**9, more=""), dict(x=10**12, t=1, more=""),
+                                 dict(x=10, t=2, more='PlaneCount="1000000000"'),
+                                 dict(x=10, t=2, more='FirstT="1000000000"')])
+def test_notes_that_speak_of_too_many_pages_are_passed_over(tmp_path, lie):
+    "tifffile would make a list of a thousand million pages: 8 GB of memory for a file of 700 bytes."
+    picture = RNG.integers(0, 256, (10, 10), dtype=np.uint8)
+    written(tmp_path / "x.ome.tif", picture, description=OME.format(**lie), metadata=None)
+    with pytest.warns(UserWarning, match="perhaps not all of its pages|perhaps not all of its pictures"):
+        found = load_image(tmp_path / "x.ome.tif")
+    np.testing.assert_allclose(found[..., 0], picture / 255, atol=1e-6)
+    written(tmp_path / "x.ome.tif", picture, description=OME.format(x=10, t=2, more=""), metadata=None)
+    assert read_image(tmp_path / "x.ome.tif", page=1).meta["pages"] == 2  # one of them is not there: zeros
 
 
 @pytest.mark.parametrize("name", ["drawing.eps", "photo.jpg"])
