@@ -642,7 +642,8 @@ def _checked_ifd(
         raise InputError(f"This is a camera's raw file. {_ADVICE['raw']}")
     _check_uncut(ifd, size)
     _check_packed(ifd)
-    needed = pixels * ifd.samplesperpixel * np.max(ifd.bitspersample) // 8
+    values = math.prod(ifd.chunks) * len(ifd.databytecounts) if ifd.is_tiled else pixels * ifd.samplesperpixel
+    needed = values * int(np.max(ifd.bitspersample)) // 8
     if ifd.compression == 1 and 0 not in ifd.databytecounts and sum(ifd.databytecounts) < needed:
         raise ValueError("the file is cut short")
 
@@ -736,6 +737,7 @@ def _stored(
     if ifd.photometric not in _OTHER_COLOURS or deep and ifd.photometric != 5:
         try: return _cooked(read(), ifd)
         except ValueError as e: why = e
+    if ifd.compression == 1 and ifd.photometric not in _OTHER_COLOURS: raise ValueError(why) # nothing was packed
     packed = tifffile.COMPRESSION(ifd.compression).name
     if deep and ifd.photometric != 5 or not alone or isinstance(ifd.index, tuple):
         raise InputError(f"It cannot be decompressed ({packed}: {why}). pip install imagecodecs, which can; or save it "

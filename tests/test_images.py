@@ -349,6 +349,17 @@ def test_strips_and_tiles_that_hold_what_they_should_are_read(tmp_path):
             np.testing.assert_allclose(load_image(tmp_path / "x.tif"), big / 255, atol=1e-6)
 
 
+def test_a_tile_that_is_cut_short_is_told_without_compression_too(tmp_path):
+    "Its file says itself how long it is: nothing lies behind its end, and zeros would take the place of the rest."
+    path = tmp_path / "x.tif"
+    data = written(path, np.full((40, 40), 7, np.uint8), tile=(64, 64), metadata=None)
+    np.testing.assert_allclose(load_image(path), 7 / 255, atol=1e-6)
+    with tifffile.TiffFile(path) as file: at = file.pages[0].tags[325].valueoffset
+    data[at: at + 4] = (64 * 30).to_bytes(4, "little")
+    path.write_bytes(data)
+    complaint(path, path.name, "cut short")
+
+
 OME = ('<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels ID="Pixels:0" '
        'DimensionOrder="XYZCT" Type="uint8" SizeX="{x}" SizeY="10" SizeZ="1" SizeC="1" SizeT="{t}"><TiffData {more}/>'
        '</Pixels></Image></OME>')
