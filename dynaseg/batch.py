@@ -409,7 +409,7 @@ def out_of_memory(
     e: BaseException, # what was raised
 ) -> bool:
     "Whether it says that memory ran out: Python's, NumPy's or PyTorch's, on any device."
-    words = ("allocate memory", "out of memory", "ALLOC_FAILED")
+    words = ("allocate memory", "out of memory", "ALLOC_FAILED", "size calculation overflowed")
     if isinstance(e, (MemoryError, torch.OutOfMemoryError)): return True
     return isinstance(e, RuntimeError) and any(w in str(e) for w in words)
 

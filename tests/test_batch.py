@@ -689,6 +689,7 @@ def test_what_reading_raises_comes_with_its_name():
     (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True, "--max-pixels"),
     (RuntimeError("MPS backend out of memory"), True, "not enough memory"),
     (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling"), True, "not enough memory"),
+    (RuntimeError("Storage size calculation overflowed with sizes=[10, 10]"), True, "not enough memory"),
     (RuntimeError("shapes differ\nat ..."), False, "shapes differ"), (InputError("no"), False, "no"),
     (KeyError("x"), False, "KeyError: 'x'"), (AssertionError(), False, "AssertionError"),
     (OSError(28, "No space left on device", "a\nb"), False, r"'a\nb': No space left on device")], ids=repr)
@@ -909,7 +910,8 @@ def calls(function, *args, **settings):
 def test_the_work_of_finding_that_nothing_is_to_be_done_grows_with_the_number_of_images(photos, out, quick):
     "No claims (locks), no second look at the manifest for what is finished: 10,000 images in a few seconds."
     few, double, four = (finished(photos, out, n, quick) for n in (50, 100, 200))
-    (_, least), (_, more), (summary, most) = (calls(segment_folder, *folders, **quick) for folders in (few, double, four))
+    found = [calls(segment_folder, *folders, **quick) for folders in (few, double, four)]
+    (_, least), (_, more), (summary, most) = found
     assert summary.kept == 200
     assert most - more < 2.2 * (more - least) and most - more < 600 * 100, (least, more, most)
 

@@ -333,7 +333,7 @@ def test_a_strip_that_unpacks_to_more_than_its_part_is_a_bomb(tmp_path, compress
     strip = bytes(200_000) if pack is None else pack(bytes(300_000))
     path = tmp_path / "bomb.tif"
     data = written(path, np.zeros((10, 10), np.uint8), metadata=None)
-    with tifffile.TiffFile(path) as file: tags = {code: file.pages[0].tags[code].valueoffset for code in (259, 273, 279)}
+    with tifffile.TiffFile(path) as file: tags = {tag.code: tag.valueoffset for tag in file.pages[0].tags}
     data[tags[259]: tags[259] + 2] = compression.to_bytes(2, "little")
     data[tags[273]: tags[273] + 4] = len(data).to_bytes(4, "little")
     data[tags[279]: tags[279] + 4] = (len(strip) + 2**16 * (pack is not None)).to_bytes(4, "little")
