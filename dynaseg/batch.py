@@ -50,7 +50,7 @@ try: from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, lockf
 except ImportError: # Windows
     LOCK_EX = LOCK_NB = LOCK_SH = LOCK_UN = 0
     lockf = None
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/21_batch.ipynb #f6b5917e
 def find_images(
@@ -1001,6 +1001,7 @@ def _useful(workers, names):
         warn(f"workers={workers}: this machine has {_cores()} cores for them; {most} workers run.")
     return min(workers, most, len(names))
 
+# %% ../nbs/21_batch.ipynb #e194f6ad
 def _bar(names, progress):
     "The progress bar of this process's share; of several processes only the first draws one."
     from tqdm.auto import tqdm

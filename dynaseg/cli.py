@@ -28,7 +28,7 @@ from typing import Annotated, Optional
 import typer
 from typer.core import TyperCommand
 
-from .words import parameters
+from .docstrings import parameters
 
 # %% ../nbs/27_cli.ipynb #874ff5be
 # and the files they are written to

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from .images import InputError, load_image
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/19_datasets.ipynb #2eb58a5d
 @dataclass(frozen=True)

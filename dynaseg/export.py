@@ -19,7 +19,7 @@ from PIL import Image
 
 from .images import InputError, Picture, limits, read_image, span, warn
 from .labels import label_colours, regions
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/13_export.ipynb #exp-pieces
 def _regions(labels):

@@ -12,8 +12,8 @@ from functools import cached_property
 import numpy as np
 
 from .images import InputError, filled, valid_at, warn
-from .outlines import MergeTree, basins, cut, means, merge_order, perceived, region_graph, resized, shrunk
-from .words import document
+from .merging import MergeTree, basins, cut, means, merge_order, perceived, region_graph, resized, shrunk
+from .docstrings import document
 
 # %% ../nbs/10_granularity.ipynb #cde0a6e1
 def enlarged(

@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 
 from .hints import marks_at
 from .images import InputError, MissingFileError
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/08_guide.ipynb #gd000008
 def read_guide(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from .images import InputError, MissingFileError
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/07_hints.ipynb #cfa0121d
 class Scribbles(NamedTuple):

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/00_images.ipynb #9eb23c08
 class InputError(ValueError):

@@ -43,11 +43,11 @@ from .images import (InputError, check_reading, filled, pages as all_pages, read
 from .labels import as_rgb, by_area, overlay, regions, writing
 from .matching import match_labels
 from .network import labels_at, over_valid
-from .outlines import MergeTree, means, resized, shrunk
+from .merging import MergeTree, means, resized, shrunk
 from .pretrained import check_features, response_net
 from .silhouette import silhouette_phase
 from .weighting import DEFAULT_MU, weighting
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/15_segmenter.ipynb #0d67689a
 class Rule(NamedTuple):

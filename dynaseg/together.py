@@ -34,11 +34,11 @@ from .images import (InputError, Picture, filled, read_image, standardise, to_te
 from .labels import writing
 from .many import read_each
 from .network import ResponseNet, labels_at, over_valid
-from .outlines import cut, means, perceived, resized
+from .merging import cut, means, perceived, resized
 from .pretrained import response_net
 from .segmenter import (RULES, Prepared, Segmentation, check_settings, finish, kept_softmax, maps_of,
                                prepare, reading_of, segment, warn_of_cost, watched, with_settings_of_segment)
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/17_together.ipynb #tg0012
 GAP = 2 # columns between two photos: a convolution of 3x3 reads one pixel beyond each
@@ -416,6 +416,21 @@ def _net_of(found, checked):
     net.load_state_dict(state)
     return net.to(checked.device)
 
+# %% ../nbs/17_together.ipynb #a4a840b2
+def _refuse_table(X):
+    "Raises `InputError` for (pixels, bands), as scikit-learn's other clusterers take them."
+    shape = np.shape(X) if hasattr(X, "shape") else ()
+    if len(shape) == 2 and shape[1] <= 4 < shape[0]:
+        raise InputError(f"X has the shape {tuple(shape)}; expected one image (H, W, bands). A table of pixels, as "
+                         "from image.reshape(-1, 3), does not say which pixels are neighbours: give the image itself. "
+                         "(A grey image of so few columns: X[..., None].)")
+
+def _estimator_signature():
+    "That of `segment`, for `DynaSeg.__init__`: scikit-learn reads the names of settings there."
+    me = Parameter("self", Parameter.POSITIONAL_OR_KEYWORD)
+    image, preset, *others = signature(segment).parameters.values()
+    return Signature([me, preset.replace(kind=Parameter.POSITIONAL_OR_KEYWORD), *others])
+
 # %% ../nbs/17_together.ipynb #tg0045
 class DynaSeg(ClusterMixin, BaseEstimator):
     """`segment` as a scikit-learn clusterer of the pixels of one image, or of several with one network.
@@ -466,20 +481,6 @@ class DynaSeg(ClusterMixin, BaseEstimator):
         if isinstance(X, (list, tuple)): return [self.network_.label(image, statistics).labels for image in X]
         _refuse_table(X)
         return self.network_.label(X, statistics).labels
-
-def _refuse_table(X):
-    "Raises `InputError` for (pixels, bands), as scikit-learn's other clusterers take them."
-    shape = np.shape(X) if hasattr(X, "shape") else ()
-    if len(shape) == 2 and shape[1] <= 4 < shape[0]:
-        raise InputError(f"X has the shape {tuple(shape)}; expected one image (H, W, bands). A table of pixels, as "
-                         "from image.reshape(-1, 3), does not say which pixels are neighbours: give the image itself. "
-                         "(A grey image of so few columns: X[..., None].)")
-
-def _estimator_signature():
-    "That of `segment`, for `DynaSeg.__init__`: scikit-learn reads the names of settings there."
-    me = Parameter("self", Parameter.POSITIONAL_OR_KEYWORD)
-    image, preset, *others = signature(segment).parameters.values()
-    return Signature([me, preset.replace(kind=Parameter.POSITIONAL_OR_KEYWORD), *others])
 
 DynaSeg.__init__.__signature__ = _estimator_signature()
 

@@ -30,10 +30,10 @@ import numpy as np
 from .images import InputError, load_image, to_tensor, working_size
 from .fit import Step
 from .labels import as_rgb, label_colours, label_picture, overlay, writing
-from .outlines import means
+from .merging import means
 from .segmenter import MU, NEEDS_GUIDE, PRESETS, SETTINGS, Segmentation, segment
 from .silhouette import silhouette_phase
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/22_widgets.ipynb #7d4680b9
 class Runner:
@@ -563,7 +563,7 @@ def facts(
     own, counts = np.unique(clusters[inside], return_counts=True)
     return f"{text}, in cluster {own[counts.argmax()]}"
 
-# %% ../nbs/22_widgets.ipynb #pad-code
+# %% ../nbs/22_widgets.ipynb #4c19d96b
 _DOWN = """event.preventDefault(); this.setPointerCapture(event.pointerId); this.path = []; this.onpointermove(event)"""
 _MOVE = """if (!this.path) return;
 const box = this.getBoundingClientRect();
@@ -599,6 +599,7 @@ def touch_html(
     style = f"position:relative;touch-action:none;cursor:{'crosshair' if pen else 'pointer'}"
     return f'<div class="dynaseg-touch" style="{style}" {listening}>{image}{drawing}</div>'
 
+# %% ../nbs/22_widgets.ipynb #pad-code
 class Pad(widgets.VBox):
     "A picture with a caption that tells of clicks and strokes on it."
     def __init__(self,

@@ -14,7 +14,7 @@ from nbdev.config import get_config
 from nbdev.process import Processor
 from nbdev.processors import FilterDefaults, add_fold, add_links
 
-from dynaseg.words import parameters
+from dynaseg.docstrings import parameters
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"

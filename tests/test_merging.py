@@ -11,7 +11,7 @@ from skimage.measure import label
 from dynaseg import segment
 from dynaseg.images import load_image
 from dynaseg.labels import regions
-from dynaseg.outlines import (SCALES, MergeTree, _Regions, basins, co_occurrence, cut, label_readings, means,
+from dynaseg.merging import (SCALES, MergeTree, _Regions, basins, co_occurrence, cut, label_readings, means,
                               merge_order, neighbour_steps,
                               perceived, region_graph, resized, shrunk, slope, surprise, texture, whitened)
 
@@ -241,7 +241,8 @@ def slow_outline(inside):
     "Sides of pixels of a region that another region or nothing lies beside."
     H, W = inside.shape
     def is_in(y, x): return 0 <= y < H and 0 <= x < W and inside[y, x]
-    return sum(not is_in(y + dy, x + dx) for y, x in np.argwhere(inside) for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0)))
+    beside = ((0, 1), (1, 0), (0, -1), (-1, 0))
+    return sum(not is_in(y + dy, x + dx) for y, x in np.argwhere(inside) for dy, dx in beside)
 
 
 def slow_kappa(labels, colours, soft, a, b, distance):
@@ -482,7 +483,7 @@ def test_merging_takes_few_rounds_whatever_the_picture(monkeypatch):
         def join(self, target):
             rounds[-1] += 1
             super().join(target)
-    monkeypatch.setattr("dynaseg.outlines._Regions", Counted)
+    monkeypatch.setattr("dynaseg.merging._Regions", Counted)
     patches = []
     for n in (150, 300):
         grain = perceived(np.random.default_rng(0).gamma(1, 60, (n, n, 1)).clip(0, 255).astype(np.float32) / 255)
