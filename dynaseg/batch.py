@@ -413,7 +413,7 @@ def out_of_memory(
     e: BaseException, # what was raised
 ) -> bool:
     "Whether it says that memory ran out: Python's, NumPy's or PyTorch's, on any device."
-    words = ("allocate memory", "out of memory", "ALLOC_FAILED")
+    words = ("allocate memory", "out of memory", "ALLOC_FAILED", "size calculation overflowed")
     if isinstance(e, (MemoryError, torch.OutOfMemoryError)): return True
     return isinstance(e, RuntimeError) and any(w in str(e) for w in words)
 
@@ -825,6 +825,10 @@ def _tidy(out, manifest):
 # %% ../nbs/21_batch.ipynb #3a2e5bf8
 NETWORK_CLAIM = "//network" # no image has such a path
 
+def _stands(future):
+    "Whether reading an image has found that its results stand."
+    return future.exception() is None and future.result()[1] is None
+
 class _Run:
     "One process's work on one folder, while others do theirs."
     def __init__(self, job, names=()):
@@ -858,6 +862,7 @@ class _Run:
 
     def one(self, name, future, again, wait):
         "Does one image. Returns 'done', 'kept' or 'failed'; None if another process has it."
+        if _stands(future): return "kept" # without a claim: of thousands of finished images, claims take the most time
         if not self.claims.take(name):
             if not wait: return None
             _say_waiting(name)

@@ -910,7 +910,8 @@ def main():
     try: sys.exit(_ran())
     except KeyboardInterrupt: sys.exit(130)
     except OSError as e:
-        if e.filename is not None: raise # a stream has no name
+        # a stream has no name
+        if e.filename is not None: _fail(f"{e.filename!r}: {e.strerror}.")
         _fail(f"standard output cannot be written to ({e.strerror}). The files of finished images are whole.")
     finally:
         if not _stdout_works(): _fail("standard output cannot be written to. The files of finished images are whole.")
