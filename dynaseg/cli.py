@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'ALWAYS', 'FILES', 'PICTURES', 'IN_WORDS', 'KINDS', 'NOT_OPTIONS', 'ONE_PHOTO', 'VALUES', 'PLAIN',
-           'IN_PYTHON', 'FACT', 'DOCS', 'app', 'ALLOW_PIXELS', 'PARSER', 'as_options', 'with_settings',
-           'segment_command', 'demo_command', 'folder_command', 'evaluate_command', 'report_command', 'main']
+           'IN_PYTHON', 'FACT', 'DOCS', 'app', 'ALLOW_PIXELS', 'DATASETS', 'METHODS', 'PARSER', 'FORMS', 'ELSEWHERE',
+           'as_options', 'with_settings', 'segment_command', 'demo_command', 'folder_command', 'evaluate_command',
+           'report_command', 'main']
 
 # %% ../nbs/27_cli.ipynb #35b275b4
 import ast
@@ -150,10 +151,12 @@ def _report(
     else:
         floor = "no floor" if result["floor"] is None else f"floor {result['floor']}"
         page = f", page {result['page']} of {result['pages']}" if "page" in result else ""
-        print(f"{result['image']}{page}: {result['n_labels']} {result['kind']} in {result['seconds']:.1f} s "
-              f"({result['iterations']} iterations, stopped: {result['stop_reason']}, {floor})")
+        print(f"{result['image']}{page}: {_counted(result['n_labels'], result['kind'])} in {result['seconds']:.1f} s "
+              f"({_counted(result['iterations'], 'iterations')}, stopped: {result['stop_reason']}, {floor})")
         if "pixels_without_data" in result: print(f"  {result['pixels_without_data']} pixels without data are left out")
         for file in result["files"]: print(f"  {file}", flush=True)
+
+def _counted(number, things): return f"{number} {things if number != 1 else things.removesuffix('s')}"
 
 # %% ../nbs/27_cli.ipynb #a4ff92a2
 IN_WORDS = ("page", "nodata") # numbers or words, which `_from_words` reads
@@ -164,9 +167,11 @@ NOT_OPTIONS = ("image", "callback", "pages", "unmarked")
 # settings that belong to one photo, not to a folder or a data set
 ONE_PHOTO = ("scribbles", "only_scribbled", "guide", "guide_weight", "unguided", "guide_matching")
 # what to write behind an option, where its rule does not say it
-VALUES = {"axes": "LETTERS", "page": "N|all", "value_range": "LOW HIGH", "nodata": "NUMBER,...|none", "mask": "FILE",
-          "variant": "fsf|scf|fixed", "min_labels": "silhouette|N|none", "scribbles": "FILE", "guide": "FILE",
-          "features": "NAME", "weights": "DEFAULT|FILE|none", "device": "NAME"}
+VALUES = {"preset": "clusters|paper|segments|dynaguide", "axes": "LETTERS", "page": "N|all",
+          "value_range": "LOW HIGH", "nodata": "NUMBER,...|none", "mask": "FILE", "variant": "fsf|scf|fixed",
+          "min_labels": "silhouette|N|none", "scribbles": "FILE", "guide": "FILE",
+          "features": "cnn|resnet18-fpn|resnet18-stem|timm:NAME", "weights": "DEFAULT|FILE|none",
+          "device": "cpu|cuda|mps"}
 
 @lru_cache
 def _setting_words():
@@ -183,7 +188,17 @@ def _kind(p):
 
 def _value(p):
     "What to write behind the option of a setting. Help knows the words that some may be, and says these."
-    return VALUES.get(p.name) or {int: "N", float: "NUMBER", str: "NAME", bool: None}[_kind(p)]
+    chosen = re.findall(r"'([^']+)'", p.type) if p.type.startswith("one_of") else []
+    return VALUES.get(p.name) or "|".join(chosen) or {int: "N", float: "NUMBER", str: "NAME", bool: None}[_kind(p)]
+
+def _completes(words):
+    "What the shell offers behind an option or for an argument; behind an option that takes a file, it offers files."
+    if words is None or "FILE" in words: return {}
+    offered = [word for word in re.split(r"[|,]", words) if word and word.lower() == word and word != "..."]
+    def complete(incomplete: str):
+        done, comma, last = incomplete.rpartition(",")
+        return [done + comma + word for word in offered if word.startswith(last)]
+    return {"autocompletion": complete} if offered else {}
 
 def _option_name(name): return f"--{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
 
@@ -195,7 +210,8 @@ def _option(p):
     default = ast.literal_eval(p.default)
     shown = ("" if default is None
              else f" [default: {'yes' if default is True else 'no' if default is False else default}]")
-    option = typer.Option(names, help=_plain_words(p.words) + shown, show_default=False, metavar=_value(p))
+    option = typer.Option(names, help=_plain_words(p.words) + shown, show_default=False, metavar=_value(p),
+                          **_completes(_value(p)))
     return Parameter(p.name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[Optional[kind], option])
 
 PLAIN = {"; or None: no floor": "; or none: no floor", "; None: random ones": "; none: random ones",
@@ -213,18 +229,51 @@ def _plain_words(text):
     for python, plain in PLAIN.items(): text = text.replace(python, plain)
     return re.sub(r"`(\w+)`", lambda name: _option_name(name[1]), text)
 
+def _capital(found): return found[1].upper()
+
 # %% ../nbs/27_cli.ipynb #ad46404a
-IN_PYTHON = {r"\bpages='all'": "--page all", r"\bnodata=False": "--nodata none",
+IN_PYTHON = {r"\bsegment\(file, pages='all'\)": "dynaseg segment FILE --page all",
+             r"\bpages='all' \(segment\)": "--page all (dynaseg segment)", r"\bpages='all'": "--page all",
+             r"\bnodata=False": "--nodata none", r"\bnodata=None": "--nodata",
+             r"\bnodata=(?=\d+, but )": "--nodata-label ",
              r"or False \(there is none\)": "or none (there is none)",
              r"\bvalue_range=\(([^,()]+), ([^,()]+)\)": r"--value-range \1 \2",
              r"two numbers \(low, high\) with low < high, such as \(0, 4095\)":
              "two numbers, the lower one first, such as 0 4095",
-             r"\b(suffix|split|against)=(?=\S)": r"--\1 ", r"\bonly_scribbled=True": "--only-scribbled",
+             r"\b(suffix|split|against|workers|batch|sample|statistics|subset|protocol|measures|maps)=(?=\S)": r"--\1 ",
+             r"\bonly_scribbled=True": "--only-scribbled", r"\b(autocast|freeze)=True": r"--\1",
+             r"\b(freeze|standardised)=False": r"--no-\1",
+             r"\b(standardised|diagonals)=True": r"--\1", r"\bsame_labels\b": "--same-labels",
+             r"without (a )?(scribbles|guide)\.": r"without --\2.", r"\bnodata=\[([^\]]*)\]": r"--nodata \1",
+             r" \(force=True\)": "", r"\bmethods=\['(\w+)'\]": r"--methods \1", r"\bmethods names\b": "--methods names",
+             r"\bsubset names \[([^\]]*)\]": r"--images names \1",
+             r"names look like \[([^\]]*)\]": r"names look like \1",
+             r"\bGive guide=\.\.\.": "Give --guide FILE",
+             r"\b(Raise|Check) (q|guide|scribbles)\b": r"\1 --\2",
+             r"\bn_segments, level and\b": "n_segments, --level and",
+             r"the shape \((\d+), (\d+)\); expected \((\d+), (\d+)\), as": r"\1×\2 pixels; expected \3×\4, as",
+             r"Save \.tif, which holds (.*), or \.npz, which": r"Take --format tif, which holds \1, or npz, which",
+             r"Save \.npz, which": "Take --format npz, which",
              # what only a program can do
+             r"; ask the result of a photo with at\(\)": "", r"Pass the images of a batch one": "Save its images one",
+             r"Reshape it to": "Save it in the shape", r", or a dict with (functions|a `Family` of your own)": "",
+             r"Give a folder a function that makes a guide from a photo, or give guides to segment":
+             "Give guides to dynaseg segment", r"\b(Give \w+) to segment, photo": r"\1 to dynaseg segment, photo",
+             r", written by torch\.save\(net\.state_dict\(\), path\) or as \.safetensors":
+             " of PyTorch, in a .pth or .safetensors file",
+             # files that a program opens with a library
+             r"Develop it first: .* or export a TIFF": "Export a TIFF",
+             r"pip install [\w-]+(?: with the plugin [\w ]+)?,? (?:then|and) (?:call|pass|import) [^;]*; or (\w)":
+             _capital,
+             r"pip install \w+, then pass (?:pydicom|one slice of).*\.": "Save its numbers as .npy or .tif first.",
+             r"Open it with (?:xarray|zarr) .* pass the array\.": "Save the array as .npy or .tif first.",
+             r"It holds several arrays: pass numpy\.load.*\.": "It holds several arrays: save the photo as .npy.",
+             r"for example with urllib\.request\.urlretrieve": "and give its path",
              r", or a function from q' to the weight": "",
              r", or a function or an instance of nn\.Module that .* explains\)": "",
-             r" with levels=\([^)]*\)(?= \()": "", r" Names: timm\.list_models\(\)\.": "",
-             r"; load the weights of your own network before you pass it": "", r", and ask the result with at\(\)": "",
+             r" with levels=\([^)]*\)(?= \()": "", r"Names: timm\.list_models\(\)": "Names: https://huggingface.co/timm",
+             r"; load the weights of your own network before you pass it": "; give --features too",
+             r", and ask the result with at\(\)": "",
              r"raise PIL\.Image\.MAX_IMAGE_PIXELS \(on the command line: --allow-pixels\)": "give --allow-pixels",
              # names of Python's exceptions, and numbers of the system's
              r" \(\w+Error\)": "",
@@ -234,10 +283,26 @@ def as_options(
     text: str, # a message of the library
 ) -> str:
     "The message with the names of options in the place of settings."
+    text = re.sub(r"\b(\w+)=(\S+|'[^']*'|\[[^\]]*\]) \(now ('[^']*'|\[[^\]]*\]|[^)]*)\)", _before_and_now, text)
     for python, option in IN_PYTHON.items(): text = re.sub(python, option, text)
     for p in _setting_words():
         text = re.sub(rf"\b{p.name}=(?=\S)", f"{_option_name(p.name)} ", text)
-    return re.sub(r"\bNone\b", "none", text)
+        # a name of two words is no word of a sentence; between quotation marks and in paths it may be a file's
+        if "_" in p.name: text = re.sub(rf"(?<![\w'./-]){p.name}(?![\w'/-])", _option_name(p.name), text)
+    return re.sub(r"\bNone\b(?! of)", "none", text)
+
+def _before_and_now(found):
+    "A setting that was another one before, as an option."
+    name, before, now = found.groups()
+    return f"{_option_name(name)} {_as_given(name, before)} (now {_as_given(name, now)})"
+
+def _as_given(name, value):
+    "The value of a setting as it is written behind its option."
+    if value == {"min_labels": "None", "weights": "None", "nodata": "False"}.get(name): return "none"
+    bare = value.strip("'")
+    if bare[:1] == "(": return bare.strip("()").replace(",", "")
+    if bare[:1] == "[": return bare.strip("[]").replace(" ", "")
+    return {"None": "not given", "True": "yes", "False": "no"}.get(value, value)
 
 # %% ../nbs/27_cli.ipynb #055775d2
 def _usage(text):
@@ -294,7 +359,10 @@ def _settings_of(
     if str(settings.get("min_labels")).isdecimal(): settings["min_labels"] = int(settings["min_labels"])
     settings = _from_words(settings)
     try: check_settings(**settings)
-    except (InputError, FileNotFoundError) as e: _usage(as_options(str(e)))
+    except (InputError, FileNotFoundError) as e:
+        text = as_options(str(e))
+        if "guide" not in options: text = text.replace("Give --guide FILE", "Take dynaseg segment, photo by photo")
+        _usage(text)
     return (settings
             | {"progress": options.get("progress") is not False and sys.stderr is not None and sys.stderr.isatty()})
 
@@ -453,7 +521,7 @@ def segment_command(
                                         help="Overwrite files of an earlier result for the same image. Without it such "
                                              "an image is an error, and stays as it is. Other files in the folder are "
                                              "kept in any case.")] = False,
-    formats: Annotated[str, typer.Option("--format", metavar="FORMAT,...",
+    formats: Annotated[str, typer.Option("--format", metavar="FORMAT,...", **_completes("|".join(FORMATS)),
                                          help="Files to write of the segments, with commas between: png, tif and "
                                               "ome.tif are label pictures, csv and parquet a table of regions, "
                                               "geojson, json (COCO) and svg outlines, npz everything.")] = "png",
@@ -480,11 +548,22 @@ def segment_command(
         return _to_stdout(images, settings, nodata_label)
     results = []
     files = _files_of(formats)
+    if nodata_label is not None and not set(files) & set(PICTURES):
+        _usage(f"--nodata-label {nodata_label} is for label pictures, and --format {formats} makes none. Leave it out, "
+               "or add png, tif or ome.tif.")
+    _check_no_answer(images)
     for image, folder in zip(images, _folders(images, out)):
         for result in _each(image, _address(image) or str(image), folder, settings, force, files, nodata_label):
             results.append(result)
             _report(result, as_json)
     if any(r["error"] for r in results): raise typer.Exit(1)
+
+def _check_no_answer(images):
+    "Exits with 2 for the answer to an option of yes or no, which would be taken for an image."
+    for image in images:
+        if str(image).lower() in ("yes", "no", "true", "false") and not image.exists():
+            _usage(f"There is no image {str(image)!r}. If it answers an option, say --OPTION for yes, and --no-OPTION "
+                   "for no.")
 
 # %% ../nbs/27_cli.ipynb #390ce3b4
 def _folders(images, out):
@@ -526,7 +605,7 @@ def demo_command(
 # %% ../nbs/27_cli.ipynb #4c7e677e
 def _summarise(summary, manifest):
     "Prints what became of a folder: failures to stderr, a table to stdout."
-    for path, error in summary.errors.items(): print(f"error: {_shown(path)}: {error}", file=sys.stderr)
+    for path, error in summary.errors.items(): print(f"error: {_shown(path)}: {as_options(error)}", file=sys.stderr)
     for path, pixels in summary.reduced.items():
         print(f"note: {_shown(path)}: fitted at {pixels} pixels, the memory did not suffice for more", file=sys.stderr)
     if summary.others: print(f"note: left out, no images by their names: {_few(summary.others)}", file=sys.stderr)
@@ -553,7 +632,7 @@ def folder_command(
     glob: Annotated[list[str], typer.Option(metavar="PATTERN",
                                             help="Only images below IN whose path fits, as in '*.jpg' or 'holiday/*'; "
                                                  "may be given several times.")] = ["*"],
-    suffix: Annotated[str, typer.Option(metavar=".png|.tif|.npz",
+    suffix: Annotated[str, typer.Option(metavar=".png|.tif|.npz", **_completes(".png|.tif|.npz"),
                                         help="What each result is: a label picture, or everything (.npz).")] = ".png",
     overlays: Annotated[bool, typer.Option("--overlays", help="Also write a picture to look at for each.")] = False,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="How many processes work at the same time.")] = 1,
@@ -566,7 +645,7 @@ def folder_command(
                                                    "label means the same on each. It is kept in OUT.")] = False,
     sample: Annotated[int, typer.Option(min=1, metavar="N",
                                         help="With --same-labels: how many images the network is fitted to.")] = 16,
-    statistics: Annotated[str, typer.Option(metavar="running|batch",
+    statistics: Annotated[str, typer.Option(metavar="running|batch", **_completes("running|batch"),
                                             help="With --same-labels, of the batch norms: running (over the images of "
                                                  "the fit) or batch (each image its own).")] = "running",
     force: Annotated[bool, typer.Option("--force",
@@ -605,15 +684,17 @@ def _numbers(text, what):
     return [int(part) for part in parts]
 
 # %% ../nbs/27_cli.ipynb #eb18f380
+DATASETS = "bsd500|voc2012|voc2012-objects|coco-all|coco-stuff|coco-things|icoseg"
+METHODS = "ours|fsf|scf|dfc|blank|kmeans|slic|felzenszwalb"
+
 @app.command("evaluate", cls=_Command, epilog=_epilog("dynaseg evaluate bsd500 --root BSDS500",
                                                       "dynaseg evaluate bsd500 --root BSDS500 --subset 20",
                                                       "dynaseg evaluate voc2012 --root VOCdevkit --seeds 0,1,2"))
 # data sets know how they are read
 @partial(with_settings, but=("seed", "axes", "page", "value_range", "nodata", "mask", *ONE_PHOTO))
 def evaluate_command(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET",
-                                           help="bsd500, voc2012, voc2012-objects, coco-all, coco-stuff, coco-things "
-                                                "or icoseg.", show_default=False)],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", **_completes(DATASETS),
+                                           help="One of " + DATASETS.replace("|", ", ") + ".", show_default=False)],
     root: Annotated[Path, typer.Option(metavar="FOLDER",
                                        help="The folder that holds the data set, laid out as it is published.")],
     split: Annotated[Optional[str], typer.Option(metavar="NAME",
@@ -628,7 +709,7 @@ def evaluate_command(
                                  help="For COCO: the folder of fine_to_coarse.json and of the list of images. "
                                       "[default: that of --root]")] = None,
     methods: Annotated[Optional[str],
-                       typer.Option(metavar="NAME,...",
+                       typer.Option(metavar="NAME,...", **_completes(METHODS),
                                     help="What to compare. ours, fsf, scf and dfc are DynaSeg and its relatives; blank "
                                          "(one segment), kmeans, slic and felzenszwalb are others. [default: all of "
                                          "these]")] = None,
@@ -640,7 +721,7 @@ def evaluate_command(
                                      help="How an answer is matched with the truth: best-overlap, or 'per-image "
                                           "Hungarian'. [default: what papers use for the set]")] = None,
     measures: Annotated[Optional[str],
-                        typer.Option(metavar="region|boundary|region,boundary",
+                        typer.Option(metavar="region|boundary|region,boundary", **_completes("region|boundary"),
                                      help="Score whole hierarchies, level by level, with these measures. --methods are "
                                           "then ours, 'no network', felzenszwalb, slic, quickshift and 'normalised "
                                           "cuts'. [default: score one answer of each method]")] = None,
@@ -657,6 +738,7 @@ def evaluate_command(
     from dynaseg.benchmark import evaluate, protocol_of, table
     from dynaseg.images import InputError
     wanted = _numbers(seeds, "--seeds"), _numbers(at, "--at")
+    _check_rows(out)
     names = methods or "blank,kmeans,slic,felzenszwalb,dfc,fsf,scf,ours"
     try:
         records = _dataset(dataset, root, split, images.split(",") if images else subset, subset_seed, maps)
@@ -693,6 +775,12 @@ def _dataset(name, root, split, subset, seed, maps):
         raise InputError(f"split={split!r}: iCoseg has no parts. Leave --split out.")
     return kinds[name](root, subset=subset, seed=seed, **({} if split is None else {"split": split}))
 
+def _check_rows(out):
+    "Exits with 2 for a file that rows cannot be written to."
+    if out.suffix not in (".csv", ".parquet"):
+        _usage(f"--out {str(out)!r}; expected a name that ends in .csv or .parquet.")
+    if not out.parent.is_dir(): _usage(f"--out {str(out)!r}: there is no folder {str(out.parent)!r}. Make it first.")
+
 # %% ../nbs/27_cli.ipynb #f2911ed3
 @app.command("report", cls=_Command, epilog=_epilog("dynaseg report results.csv",
                                                     "dynaseg report *.csv --against blank"))
@@ -716,18 +804,38 @@ def report_command(
         if not rows: _usage(f"{', '.join(map(str, results))}: no results in it; expected files that evaluate wrote.")
         if "level" in rows[0]: print(level_report(rows, against or "no network"))
         else: print(report(rows, against or "felzenszwalb"))
-    except (ValueError, OSError) as e: _usage(as_options(in_words(e))) # Parquet's errors are of the first kind
+    except FileNotFoundError as e: _usage(f"There is no file {e.filename!r}. Check the path.")
+    except OSError as e: _usage(f"{in_words(e)}; expected files that evaluate wrote.")
+    except ValueError as e: _usage(as_options(in_words(e))) # Parquet's errors are of this kind
 
 # %% ../nbs/27_cli.ipynb #46e41924
 # what the parser of options says, in its newer and older words
 PARSER = {r"valid int": "a whole number", r"valid (number|float)": "a number",
           r"(?:greater than or equal to|in the range x>=) ?(\d+)": r"a whole number of at least \1"}
 
+FORMS = {r"Option '([\w-]+)' requires an argument": r"\1 needs a value behind it",
+         r"Option '([\w-]+)' requires (\d+) arguments": r"\1 needs \2 values behind it, with a space between them",
+         r"Option '([\w-]+)' does not take a value": r"\1 takes no value",
+         r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)": r"Too many words: \1"}
+
+# what one command calls otherwise than another
+ELSEWHERE = {("folder", "out"): "OUT is the second word: dynaseg folder IN OUT",
+             ("folder", "format"): "say --suffix .png, .tif or .npz", ("evaluate", "seed"): "say --seeds"}
+
+def _no_option(command, found):
+    "What to say of an option that a command does not have."
+    name = found[1]
+    if name.replace("-", "_") in ONE_PHOTO and command in ("folder", "evaluate"):
+        return f"--{name} belongs to one photo: take dynaseg segment, photo by photo"
+    return found[0] if (command, name) not in ELSEWHERE else f"No such option: --{name}; {ELSEWHERE[command, name]}"
+
 def _parser_words(e, text):
     "What the parser found, in words, and where to look."
     if getattr(e, "param", None) is not None: text = _bad_value(e.param, text)
     text = re.sub(r"No such command '([^']*)'\.?", _no_command, text)
+    for said, plain in FORMS.items(): text = re.sub(said, plain, text)
     command = sys.argv[1] if sys.argv[1:2] and sys.argv[1] in _commands() else ""
+    text = re.sub(r"^No such option: --?([\w-]+)(?: \(.*)?$", partial(_no_option, command), text)
     end = "" if text.endswith(("?", ".")) else "."
     return f"{text}{end} See {' '.join(filter(None, ('dynaseg', command)))} --help."
 
@@ -737,6 +845,7 @@ def _bad_value(param, text):
     found = [(option, value) for option in param.opts for value in _given(option, param.nargs)]
     if not expected or not found: return text
     option, value = found[-1]
+    if param.nargs == 2: expected = ["two numbers with a space between them"]
     return f"{option} {value!r}; expected {expected[0]}"
 
 def _given(option, n):
@@ -801,7 +910,8 @@ def main():
     try: sys.exit(_ran())
     except KeyboardInterrupt: sys.exit(130)
     except OSError as e:
-        if e.filename is not None: raise # a stream has no name
+        # a stream has no name
+        if e.filename is not None: _fail(f"{e.filename!r}: {e.strerror}.")
         _fail(f"standard output cannot be written to ({e.strerror}). The files of finished images are whole.")
     finally:
         if not _stdout_works(): _fail("standard output cannot be written to. The files of finished images are whole.")

@@ -146,7 +146,7 @@ class Photos(Dataset):
         paths = _images(self.root)
         if not paths:
             raise FileNotFoundError(f"There is no photo in {str(root)!r}, nor in the folders below it. "
-                                    f"Files count that end in {', '.join(sorted(IMAGE_SUFFIXES))}.")
+                                    f"Photos are files whose names end in {', '.join(sorted(IMAGE_SUFFIXES))}.")
         super().__init__([Record(p.relative_to(self.root).as_posix(), p) for p in paths], subset, seed)
 
 # %% ../nbs/19_datasets.ipynb #699f502e

@@ -10,13 +10,17 @@ __all__ = ['TOPS', 'FEW', 'MANY', 'AXIS_NAMES', 'GEO_TAGS', 'FILLS', 'HUGE', 'In
 # %% ../nbs/00_images.ipynb #7419110f
 import io
 import logging
+import lzma
 import math
 import os
+import re
 import sys
 import warnings
+import zlib
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Callable, NamedTuple, Sequence
+from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
@@ -366,7 +370,8 @@ def _guessed_axes(
     "The letters of an array or tensor that came without. Raises `InputError` where they are in doubt."
     if len(shape) == 2: return _guessed_flat(shape)
     if len(shape) != 3:
-        raise InputError(f"The {'tensor' if tensor else 'array'} has {len(shape)} dimensions, shape {tuple(shape)}; "
+        raise InputError(f"The {'tensor' if tensor else 'array'} has {len(shape)} dimension{'s' * (len(shape) != 1)}, "
+                         f"shape {tuple(shape)}; "
                          "expected one image with 2 (H, W) or 3 (bands too). Pass the images of a batch one by one, or "
                          "name the axes: axes='ZYXC' is a stack.")
     far, middle, bands = shape[::-1] if tensor else shape
@@ -633,16 +638,45 @@ def _checked_ifd(
 ):
     "Raises for a page that is cut short, that is a camera's raw data, or that is suspiciously large."
     pixels = ifd.imagewidth * ifd.imagelength
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and (pixels > 2 * limit or ifd.nbytes > 128 * limit):
-        raise Image.DecompressionBombError(f"Image size ({pixels} pixels) exceeds limit of {2 * limit} pixels, could "
-                                           f"be decompression bomb DOS attack.")
+    _check_large(pixels, ifd.nbytes)
     if ifd.photometric in (32803, 34892) or 50706 in ifd.tags:
         raise InputError(f"This is a camera's raw file. {_ADVICE['raw']}")
     _check_uncut(ifd, size)
-    needed = pixels * ifd.samplesperpixel * np.max(ifd.bitspersample) // 8
+    _check_packed(ifd)
+    values = math.prod(ifd.chunks) * len(ifd.databytecounts) if ifd.is_tiled else pixels * ifd.samplesperpixel
+    needed = values * int(np.max(ifd.bitspersample)) // 8
     if ifd.compression == 1 and 0 not in ifd.databytecounts and sum(ifd.databytecounts) < needed:
         raise ValueError("the file is cut short")
+
+
+def _check_large(pixels, size):
+    "Raises for a picture of more pixels than Pillow takes, or of more bytes than 64 for each of them."
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and (pixels > 2 * limit or size > 128 * limit):
+        raise Image.DecompressionBombError(f"Image size ({pixels} pixels, {size} bytes) exceeds limit of "
+                                           f"{2 * limit:.0f} pixels, could be decompression bomb DOS attack.")
+
+
+_SLACK = 2**16 # bytes that a strip or tile may take beyond twice what it holds
+_UNPACKERS = {8: zlib.decompressobj, 32946: zlib.decompressobj, 34925: lzma.LZMADecompressor}
+
+
+def _check_packed(ifd):
+    "Raises for a strip or tile that unpacks to more than its part of the picture: tifffile would unpack all of it."
+    known = ifd.keyframe
+    if known.compression == 1: return
+    most = 2 * math.prod(known.chunks) * known.dtype.itemsize + _SLACK
+    for start, length in zip(ifd.dataoffsets, ifd.databytecounts):
+        if length > most or length > _SLACK and _unpacks_to_more(ifd.parent.filehandle, start, length, known, most):
+            raise ValueError(f"a strip or tile of {length} bytes unpacks to more than {most}")
+
+
+def _unpacks_to_more(file, start, length, ifd, most):
+    "Whether a strip or tile holds more than so many bytes; one that is damaged does not."
+    if ifd.compression not in _UNPACKERS: return False
+    file.seek(start)
+    try: return len(_UNPACKERS[ifd.compression]().decompress(file.read(length), most + 1)) > most
+    except (zlib.error, lzma.LZMAError, EOFError): return False
 
 
 def _check_uncut(ifd, size):
@@ -683,6 +717,7 @@ class _Series:
         "One stored picture. Raises if it is cut short or suspiciously large."
         _checked_ifd(ifd.keyframe, self.size)
         _check_uncut(ifd, self.size)
+        if ifd is not ifd.keyframe: _check_packed(ifd)
         return ifd.asarray()
 
 # %% ../nbs/00_images.ipynb #img-by-pillow
@@ -703,6 +738,7 @@ def _stored(
     if ifd.photometric not in _OTHER_COLOURS or deep and ifd.photometric != 5:
         try: return _cooked(read(), ifd)
         except ValueError as e: why = e
+    if ifd.compression == 1 and ifd.photometric not in _OTHER_COLOURS: raise ValueError(why) # nothing was packed
     packed = tifffile.COMPRESSION(ifd.compression).name
     if deep and ifd.photometric != 5 or not alone or isinstance(ifd.index, tuple):
         raise InputError(f"It cannot be decompressed ({packed}: {why}). pip install imagecodecs, which can; or save it "
@@ -720,6 +756,7 @@ def _tiff_stack(
 ) -> _Stack:
     "The pictures of a TIFF file."
     tif = files.enter_context(tifffile.TiffFile(_fresh(source)))
+    if tif.is_ome: _check_planes(tif.ome_metadata, tif.pages[0])
     stack = _tiff_pages(tif, source, name, axes)
     if not _is_broken(tif): return stack
     return _with_remark(stack, f"The file is damaged behind page {len(tif.pages)}: what follows cannot be found.")
@@ -739,6 +776,24 @@ def _tiff_pages(tif, source, name, axes):
             if k < stack.count: return stack.page(k)
             k -= stack.count
     return _Stack(sum(stack.count for stack in stacks), page, name)
+
+
+_MOST_PLANES = 1_000_000 # pages that OME's notes may speak of: tifffile makes a list of them, whatever the file has
+_SIZES = ("SizeX", "SizeY", "SizeZ", "SizeC", "SizeT")
+_COUNTS = ("PlaneCount", "NumPlanes", "FirstZ", "FirstC", "FirstT")
+
+
+def _check_planes(notes, ifd):
+    "Raises where OME's notes speak of more pages than a file can hold: a short text that stands for gigabytes."
+    try: elements = list(ElementTree.fromstring(notes).iter())
+    except ElementTree.ParseError: return # tifffile passes over such notes
+    for element in elements:
+        said = element.attrib
+        planes = math.prod(int(said.get(name, 1)) for name in _SIZES) / max(1, ifd.imagewidth * ifd.imagelength)
+        if "Along" in element.tag and "Start" in said:
+            planes = (float(said["End"]) - float(said["Start"])) / float(said.get("Step", 1))
+        most = max(planes, *(int(said.get(name, 0)) for name in _COUNTS))
+        if not most <= _MOST_PLANES: raise ValueError(f"its notes speak of {most:.0f} pages")
 
 
 def _is_broken(tif):
@@ -796,6 +851,9 @@ def _series_stack(series, axes, source, facts):
     return _Stack(count_of_pages(a.shape, a.axes), page, "")
 
 # %% ../nbs/00_images.ipynb #img-photo-stack
+_DRAWINGS = ("EPS", "WMF") # Pillow would have another program draw them: Ghostscript, Windows
+
+
 def _photo_stack(
     source: "Path | io.BytesIO", # of a file that Pillow opens
     name: str, # of the source, for messages
@@ -803,7 +861,9 @@ def _photo_stack(
 ) -> _Stack:
     "The frames of a photo or an animation. The second picture that phones hide in a JPEG does not make it a stack."
     def frames(source):
-        with _quiet(), Image.open(source) as img: return img.format, getattr(img, "n_frames", 1)
+        with _quiet(), Image.open(source) as img:
+            if img.format in _DRAWINGS: raise InputError(_ADVICE["vector"])
+            return img.format, getattr(img, "n_frames", 1)
     kind, count = _patiently(frames, source)
     def page(k):
         raw = _patiently(lambda source: _from_photo(source, k), source)
@@ -863,7 +923,12 @@ def _in_words(name, suffix="", head=b""):
     except Exception as e: # a decoder can raise nearly anything when it meets a broken file
         advice = (_advice(suffix, head)
                   or "Expected a whole file in a format that Pillow opens, a TIFF, or an .npy array.")
-        raise InputError(f"{name} cannot be read as an image ({type(e).__name__}: {e}). {advice}") from e
+        raise InputError(f"{name} cannot be read as an image ({type(e).__name__}: {_said(e)}). {advice}") from e
+
+
+def _said(e):
+    "What an exception says, on one line, without the places of objects in memory."
+    return re.sub(r" ?<_io\.BytesIO[^>]*>", "", " ".join(str(e).split()))
 
 # %% ../nbs/00_images.ipynb #4fd8fb4f
 def _file_stack(
@@ -882,7 +947,7 @@ def _file_stack(
         # it may hold a small copy, which would be read
         raise InputError(f"{name} is a camera's raw file. {_ADVICE['raw']}")
     with _in_words(*words):
-        if suffix.lower() == ".npy" or head.startswith(b"\x93NUMPY"): return _array_stack(_npy(source), axes, name=name)
+        if suffix.lower() == ".npy" or head.startswith(b"\x93NUMPY"): return _npy_stack(source, axes, name)
         stack = (_tiff_or_none(source, name, axes, files) if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
                  else _photo_stack(source, name, axes))
         stack = stack or _with_remark(_photo_stack(source, name, axes),
@@ -903,11 +968,23 @@ def _tiff_or_none(source, name, axes, files):
         except Exception: return None # nearly anything, from a broken file
 
 
+def _npy_stack(source, axes, name):
+    "The pages of an .npy file. Raises for large ones: a disk need not store gigabytes of zeros, nor items of 0 bytes."
+    a = _npy(source)
+    axes = _guessed_axes(a.shape) if axes is None else _checked_axes(axes, a.shape)
+    stack = _array_stack(a, axes, name=name)
+    _check_large(a.shape[axes.index("Y")] * a.shape[axes.index("X")], a.nbytes // stack.count)
+    return stack
+
+
 def _npy(source):
     "The array of an .npy file; mapped, since mapping refuses a file that is shorter than it says."
-    if isinstance(source, Path): return np.load(source, mmap_mode="r")
-    try: return np.load(source, allow_pickle=False)
+    mapped = "r" if isinstance(source, Path) else None
+    try: a = np.load(source, mmap_mode=mapped, allow_pickle=False)
     except MemoryError as e: raise ValueError("it says that it is larger than the memory") from e
+    if isinstance(a, np.ndarray): return a
+    a.close()
+    raise InputError(_ADVICE["npz"])
 
 # %% ../nbs/00_images.ipynb #img-opened
 def _opened(
@@ -1084,8 +1161,8 @@ def _prepared(
     if mask is not None: out = out | ~_mask(mask, a.shape[:2])
     left = out.size - int(out.sum())
     if left < 2:
-        raise InputError(f"Of {out.size} pixels only {left} have data; at least 2 are needed. {' '.join(remarks)} "
-                         f"Check nodata={nodata!r}, the mask, and the transparency.")
+        raise InputError(f"Of {out.size} pixels only {left} have data; at least 2 are needed. "
+                         f"{' '.join([*remarks, 'Check'])} nodata={nodata!r}, the mask, and the transparency.")
     return raw._replace(remarks=(*raw.remarks, *remarks)), out, span(_left(a, out), raw.top)
 
 # %% ../nbs/00_images.ipynb #img-finished
@@ -1114,6 +1191,7 @@ def _read_page(image, axes, page, value_range, nodata, mask):
     chosen = _checked_range(value_range)
     with ExitStack() as files:
         stack = _opened(image, axes, files)
+        files.enter_context(_naming(image, stack.name))
         at = stack.now if page is None else _checked_page(page, stack)
         whole = stack.page(at)
         if 0 in whole.numbers.shape:
@@ -1132,8 +1210,18 @@ def _checked_page(page, stack):
     "The page counted from 0. Raises `InputError`."
     if isinstance(page, (int, np.integer)) and not isinstance(page, bool) and 1 <= page <= stack.count:
         return int(page) - 1
-    raise InputError(f"page={page!r}; {stack.name} has {stack.count} page{'s' * (stack.count > 1)}: expected a whole "
-                     f"number from 1 to {stack.count}.")
+    if stack.count == 1: raise InputError(f"page={page!r}; {stack.name} has 1 page: leave it out, or take 1.")
+    raise InputError(f"page={page!r}; {stack.name} has {stack.count} pages: expected a whole number from 1 to "
+                     f"{stack.count}.")
+
+
+@contextmanager
+def _naming(image, name):
+    "Has every `InputError` name the file that the picture is in, if it is in one."
+    try: yield
+    except InputError as e:
+        if _path_of(image) is None or name in str(e): raise
+        raise type(e)(f"{name}: {e}") from e
 
 
 def _path_of(image):
@@ -1199,6 +1287,7 @@ def pages(
     chosen = _checked_range(value_range)
     with ExitStack() as files:
         stack = _opened(image, axes, files)
+        files.enter_context(_naming(image, stack.name))
         shared, doubts = (chosen, []) if chosen else _shared_limits(stack, nodata, mask)
         for k in range(stack.count):
             raw, out, s = _prepared(stack.page(k), nodata, mask)

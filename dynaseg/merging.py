@@ -325,7 +325,7 @@ class _Regions:
         self.ends = np.concatenate([self.ends[rest], self.ends[first]])
 
 def _outline(regions):
-    "(m,) sides of pixels on the outlines of regions: each pixel has four, and two for each pair of neighbours lie inside."
+    "(m,) sides of pixels on the outline of each region: of four for each pixel, two lie between inner neighbours."
     return 4 * regions[:, 0] - 2 * regions[:, 1]
 
 def _apart(a, b, columns):

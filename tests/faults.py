@@ -19,6 +19,7 @@ import traceback
 import warnings
 from pathlib import Path
 
+import bombs
 import forks
 import hypothesis
 import numpy as np
@@ -629,6 +630,55 @@ def fuzz(times=2000, seed=0):
     return times, f"{results} results, {times - results} errors in words"
 
 
+def peak():
+    "The most memory that this process has had, MB."
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
+
+
+def defused(paths, pipe):
+    "Each file through `segment`: name, what it says (None: a result), seconds of computing, MB more than before."
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    segment(np.eye(20), progress=False, **TINY)  # what is loaded once
+    for path in paths:
+        start = time.process_time()
+        before = peak()
+        try: said = segment(path, progress=False, **TINY) and None
+        except InputError as e: said = str(e)
+        pipe.send((path.name, said, time.process_time() - start, peak() - before))
+
+
+IGNORED = {"pixels.png", "text.png", "profile.png", "frames.png", "notes.ome.tif"}  # what is beside the picture itself
+
+
+def bombing(times=None, seed=0):
+    """small files that say that they are enormous, of every format that is read: a line that names the file, in 2
+    seconds and 500 MB at most, for `segment` and `dynaseg folder`; the other photos of the folder are done"""
+    if not Path("/proc/self/status").exists(): raise CannotTry("no /proc to read the memory from")
+    found = bombs.photos() | bombs.tables()
+    with tempfile.TemporaryDirectory() as home:
+        source, out = album(Path(home) / "in", 2, seed), Path(home) / "out"
+        for name, data in found.items(): (source / name).write_bytes(data)
+        with open(source / "sparse.npy", "wb") as file:
+            file.write(bombs.npy((30_000, 30_000, 3)))
+            file.truncate(128 + 30_000 * 30_000 * 3)
+        names = sorted([*found, "sparse.npy"])
+        here, there = FORKS.Pipe(duplex=False)
+        process = child([source / name for name in names], there, target=defused)
+        there.close()
+        said = [here.recv() for _ in names]
+        assert ended(process) == 0
+        assert all((what is None) == (name in IGNORED) and name in (what or name) for name, what, _, _ in said), said
+        most = max(seconds for _, _, seconds, _ in said), max(more for _, _, _, more in said)
+        assert most[0] < 2 and most[1] < 500, said
+        code, _, stderr = command("folder", source, out, *options(TINY))
+        assert code == 1 and "Traceback" not in stderr, stderr[-1000:]
+        good = {name for name, row in rows(out).items() if not row["error"]}
+        assert good == {name for name in rows(out) if name[:3].isdigit()} | IGNORED, good
+    return len(names), f"at most {most[0]:.1f} s and {most[1]:.0f} MB each"
+
+
 def resident():
     "The memory of this process, MB, without what it has freed and keeps for later."
     gc.collect()
@@ -677,8 +727,9 @@ def memory(times=500, seed=0, leak=0):
 
 
 SCENARIOS = (kills, steps, together, signals, orphans, damage, workers, torchrun, machines, full_disk,
-             read_only, no_permission, vanishing, fuzz, memory)
+             read_only, no_permission, vanishing, fuzz, bombing, memory)
 COUNTED = dict(kills="kills", steps="kills", together="pairs of runs", signals="signals", orphans="kills",
                damage="changes", workers="kills", torchrun="kills",
                machines="kills", full_disk="full disks", read_only="output folders",
-               no_permission="files and folders", vanishing="images deleted", fuzz="files", memory="images")
+               no_permission="files and folders", vanishing="images deleted", fuzz="files", bombing="files",
+               memory="images")

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -688,6 +689,7 @@ def test_what_reading_raises_comes_with_its_name():
     (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True, "--max-pixels"),
     (RuntimeError("MPS backend out of memory"), True, "not enough memory"),
     (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling"), True, "not enough memory"),
+    (RuntimeError("Storage size calculation overflowed with sizes=[10, 10]"), True, "not enough memory"),
     (RuntimeError("shapes differ\nat ..."), False, "shapes differ"), (InputError("no"), False, "no"),
     (KeyError("x"), False, "KeyError: 'x'"), (AssertionError(), False, "AssertionError"),
     (OSError(28, "No space left on device", "a\nb"), False, r"'a\nb': No space left on device")], ids=repr)
@@ -876,6 +878,52 @@ def test_a_second_run_has_nothing_to_do(photos, out, quick):
     before, rows = stamps(out), Manifest(out).rows
     assert counts(segment_folder(photos, out, **quick)) == (0, 4,
                                                             0) and stamps(out) == before and Manifest(out).rows == rows
+
+
+def finished(source, out, n, settings):
+    "A folder with n finished images below another one: one is segmented, the others have its photo, labels and row."
+    segment_folder(source, out, "1.png", **settings)
+    row = Manifest(out).rows["1.png"]
+    files = [f"{i}.png" for i in range(1, n + 1)]
+    photos, results = source.parent / f"{n} photos", source.parent / f"{n} results"
+    for folder in (photos, results): folder.mkdir()
+    for file in files:
+        os.link(source / "1.png", photos / file)
+        os.link(out / "1.png.labels.png", results / f"{file}.labels.png")
+    digest, = row["outputs"].values()
+    rows = [row | {"path": file, "outputs": {f"{file}.labels.png": digest}} for file in files]
+    (results / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return photos, results
+
+
+def calls(function, *args, **settings):
+    "What it returns, and how many functions were called meanwhile in this thread."
+    count = 0
+    def see(_, event, __):
+        nonlocal count
+        count += event in ("call", "c_call")
+    sys.setprofile(see)
+    try: return function(*args, **settings), count
+    finally: sys.setprofile(None)
+
+
+def test_the_work_of_finding_that_nothing_is_to_be_done_grows_with_the_number_of_images(photos, out, quick):
+    "No claims (locks), no second look at the manifest for what is finished: 10,000 images in a few seconds."
+    few, double, four = (finished(photos, out, n, quick) for n in (50, 100, 200))
+    found = [calls(segment_folder, *folders, **quick) for folders in (few, double, four)]
+    (_, least), (_, more), (summary, most) = found
+    assert summary.kept == 200
+    assert most - more < 2.2 * (more - least) and most - more < 600 * 100, (least, more, most)
+
+
+@locks
+def test_what_is_finished_is_not_claimed(photos, out, quick, monkeypatch):
+    segment_folder(photos, out, **quick)
+    taken = []
+    monkeypatch.setattr(batch.Claims, "take", lambda self, name, *a, take=batch.Claims.take: taken.append(name)
+                        or take(self, name, *a))
+    (out / "2.png.labels.png").unlink()
+    assert counts(segment_folder(photos, out, **quick)) == (1, 3, 0) and taken == ["2.png"]
 
 
 def test_what_is_done_again(photos, out, quick):
@@ -1080,8 +1128,10 @@ def test_the_sample_is_drawn_with_the_seed(photos, out, alike, tmp_path):
 
 def test_another_network_is_refused_and_replaced_by_force(photos, out, alike, quick):
     segment_folder(photos, out, **alike)
-    for other in (alike | {"sample": 3}, alike | {"statistics": "batch"}, alike | {"T": 3}):
-        with pytest.raises(InputError, match="fitted with other settings"): segment_folder(photos, out, **other)
+    for other, said in (({"sample": 3}, r"sample=\d+ \(now 3\)\."), ({"T": 3}, r"T=\d+ \(now 3\)\."),
+                        ({"statistics": "batch"}, r"statistics='running' \(now 'batch'\)\.")):
+        with pytest.raises(InputError, match=f"with other settings: {said}"):
+            segment_folder(photos, out, **alike | other)
     with pytest.raises(InputError, match="made with other settings"): segment_folder(photos, out, **quick)
     (out / "network.npz").unlink()
     with pytest.raises(InputError, match=r"network='\w+' \(now None\)"): segment_folder(photos, out, **alike)

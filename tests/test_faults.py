@@ -17,7 +17,7 @@ SHORT = dict(kills=dict(times=6, images=6), steps=dict(times=8, images=2), toget
              workers=dict(times=1, images=20),
              torchrun=dict(times=1, images=20), machines=dict(times=1, images=20), full_disk={}, read_only={},
              no_permission={},
-             vanishing=dict(times=1), fuzz=dict(times=120), memory=dict(times=150))
+             vanishing=dict(times=1), fuzz=dict(times=120), bombing={}, memory=dict(times=150))
 each_scenario = pytest.mark.parametrize("scenario", faults.SCENARIOS, ids=lambda s: s.__name__)
 
 

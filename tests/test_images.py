@@ -1,6 +1,7 @@
 """Any picture in, one array out; working sizes; labels back at full size."""
 import io
 import logging
+import lzma
 import struct
 import warnings
 import zlib
@@ -301,6 +302,108 @@ def test_npy_bomb_and_pickle(tmp_path):
     np.save(cut, np.zeros((20, 20)))
     cut.write_bytes(cut.read_bytes()[:-8])
     for path in (bomb, pickled, cut): complaint(path, path.name, "cannot be read")
+
+
+def test_npy_files_of_sparse_zeros_or_of_nothing_are_bombs(tmp_path, monkeypatch):
+    "A file of 2 gigabytes that takes a block on the disk; items of 0 bytes, of which a million millions take none."
+    from numpy.lib import format
+    sparse, nothing, archive = (tmp_path / f"{name}.npy" for name in ("sparse", "nothing", "archive"))
+    with open(sparse, "wb") as file:
+        format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (30_000, 30_000, 3)})
+        file.truncate(128 + 30_000 * 30_000 * 3)
+    with open(nothing, "wb") as file:
+        format.write_array_header_1_0(file, {"descr": "|V0", "fortran_order": False, "shape": (10**6, 10**6)})
+    for path in (sparse, nothing): complaint(path, path.name, "is refused", "000 pixels", "MAX_IMAGE_PIXELS")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    np.save(archive, np.zeros((20, 10, 10), np.uint8))
+    assert load_image(archive, axes="ZYX", page=3).shape == (10, 10, 1)  # a page counts, not the stack
+    with open(archive, "wb") as file: np.savez(file, a=np.zeros((9, 9)))
+    complaint(archive, archive.name, "several arrays")
+
+
+def written(path, array, **how):
+    "A TIFF file of the array, as bytes."
+    tifffile.imwrite(path, array, **how)
+    return bytearray(path.read_bytes())
+
+
+@pytest.mark.parametrize("compression, pack", [(8, zlib.compress), (34925, lzma.compress), (32773, None)])
+def test_a_strip_that_unpacks_to_more_than_its_part_is_a_bomb(tmp_path, compression, pack):
+    "300 kB in the place of 100 bytes, by deflate and LZMA; a PackBits strip that is longer than what it may hold."
+    strip = bytes(200_000) if pack is None else pack(bytes(300_000))
+    path = tmp_path / "bomb.tif"
+    data = written(path, np.zeros((10, 10), np.uint8), metadata=None)
+    with tifffile.TiffFile(path) as file: tags = {tag.code: tag.valueoffset for tag in file.pages[0].tags}
+    data[tags[259]: tags[259] + 2] = compression.to_bytes(2, "little")
+    data[tags[273]: tags[273] + 4] = len(data).to_bytes(4, "little")
+    data[tags[279]: tags[279] + 4] = (len(strip) + 2**16 * (pack is not None)).to_bytes(4, "little")
+    path.write_bytes(data + strip + bytes(2**16))
+    complaint(path, path.name, "unpacks to more than")
+
+
+def test_strips_and_tiles_that_hold_what_they_should_are_read(tmp_path):
+    big = np.random.default_rng(0).integers(0, 255, (150, 300, 3), dtype=np.uint8)
+    for how in (dict(rowsperstrip=150), dict(tile=(256, 256)), dict(rowsperstrip=10)):
+        for compression in ("deflate", "lzma"):
+            written(tmp_path / "x.tif", big, compression=compression, photometric="rgb", **how)
+            np.testing.assert_allclose(load_image(tmp_path / "x.tif"), big / 255, atol=1e-6)
+
+
+def test_a_tile_that_is_cut_short_is_told_without_compression_too(tmp_path):
+    "Its file says itself how long it is: nothing lies behind its end, and zeros would take the place of the rest."
+    path = tmp_path / "x.tif"
+    data = written(path, np.full((40, 40), 7, np.uint8), tile=(64, 64), metadata=None)
+    np.testing.assert_allclose(load_image(path), 7 / 255, atol=1e-6)
+    with tifffile.TiffFile(path) as file: at = file.pages[0].tags[325].valueoffset
+    data[at: at + 4] = (64 * 30).to_bytes(4, "little")
+    path.write_bytes(data)
+    complaint(path, path.name, "cut short")
+
+
+OME = ('<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels ID="Pixels:0" '
+       'DimensionOrder="XYZCT" Type="uint8" SizeX="{x}" SizeY="10" SizeZ="1" SizeC="1" SizeT="{t}"><TiffData {more}/>'
+       '</Pixels></Image></OME>')
+
+
+@pytest.mark.parametrize("lie", [dict(x=10, t=10**9, more=""), dict(x=10**12, t=1, more=""),
+                                 dict(x=10, t=2, more='PlaneCount="1000000000"'),
+                                 dict(x=10, t=2, more='FirstT="1000000000"')])
+def test_notes_that_speak_of_too_many_pages_are_passed_over(tmp_path, lie):
+    "tifffile would make a list of a thousand million pages: 8 GB of memory for a file of 700 bytes."
+    picture = RNG.integers(0, 256, (10, 10), dtype=np.uint8)
+    written(tmp_path / "x.ome.tif", picture, description=OME.format(**lie), metadata=None)
+    with pytest.warns(UserWarning, match="perhaps not all of its pages|perhaps not all of its pictures"):
+        found = load_image(tmp_path / "x.ome.tif")
+    np.testing.assert_allclose(found[..., 0], picture / 255, atol=1e-6)
+    written(tmp_path / "x.ome.tif", picture, description=OME.format(x=10, t=2, more=""), metadata=None)
+    assert read_image(tmp_path / "x.ome.tif", page=1).meta["pages"] == 2  # one of them is not there: zeros
+
+
+@pytest.mark.parametrize("name", ["drawing.eps", "photo.jpg"])
+def test_no_other_program_is_started_for_a_file(tmp_path, monkeypatch, name):
+    "Pillow gives PostScript to Ghostscript, which runs it as the program that it is, whatever the file is called."
+    from PIL import EpsImagePlugin
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **more: Image.new("RGB", (9, 9)))
+    (tmp_path / name).write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{} loop\n%%EOF\n")
+    complaint(tmp_path / name, name, "a drawing")
+
+
+@pytest.mark.parametrize("array, words", [(np.zeros((3, 4), [("a", "f4")]), "dtype"), (np.zeros((1, 1)), "1 pixel"),
+                                          (np.full((3, 4), np.nan), "Of 12 pixels only 0")])
+def test_whatever_is_wrong_with_a_file_it_is_named(tmp_path, array, words):
+    np.save(tmp_path / "x.npy", array)
+    complaint(tmp_path / "x.npy", str(tmp_path / "x.npy"), words)
+    with pytest.raises(InputError, match="x.npy"): list(pages(tmp_path / "x.npy"))
+
+
+def test_a_decoder_s_words_are_one_line_without_places_in_memory(tmp_path):
+    path = tmp_path / "nothing.png"
+    Image.new("L", (3, 3)).save(path)
+    data = bytearray(path.read_bytes())
+    data[16:24] = bytes(8)  # 0 by 0 pixels
+    assert "object at" not in complaint(bytes(data), "cannot identify image file)")
+    many = b"\x93NUMPY\1\0" + (40_000).to_bytes(2, "little") + b"{'shape': " + b"(" * 39_990
+    assert "\n" not in complaint(many, "Header info length")
 
 
 # --- arrays that are none
@@ -924,7 +1027,7 @@ def test_the_second_picture_that_phones_hide_is_no_page():
 
 @pytest.mark.parametrize("wrong", [0, -1, 2, True, 1.5, "1"])
 def test_wrong_pages(wrong):
-    with pytest.raises(InputError, match=r"page=.*has 1 page: expected a whole number from 1 to 1"):
+    with pytest.raises(InputError, match=r"page=.*has 1 page: leave it out, or take 1"):
         load_image(RGB, page=wrong)
 
 

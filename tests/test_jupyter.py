@@ -1,5 +1,6 @@
 """JupyterLab in a real browser: a small notebook calls `explore`; a fit runs, the picture changes, Stop stops it.
-The mouse: the slider is dragged, segments are clicked and merged, strokes are drawn, learnt from, and all of it is taken back.
+The mouse: the slider is dragged, segments are clicked and merged, strokes are drawn and learnt from, and all of it is
+taken back.
 Each test has a panel of its own, in one notebook that is open all the time.
 
 The browser is Debian's Chromium, driven by Playwright. Where there is none the tests skip and say so; in CI they fail.

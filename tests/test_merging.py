@@ -241,7 +241,8 @@ def slow_outline(inside):
     "Sides of pixels of a region that another region or nothing lies beside."
     H, W = inside.shape
     def is_in(y, x): return 0 <= y < H and 0 <= x < W and inside[y, x]
-    return sum(not is_in(y + dy, x + dx) for y, x in np.argwhere(inside) for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0)))
+    beside = ((0, 1), (1, 0), (0, -1), (-1, 0))
+    return sum(not is_in(y + dy, x + dx) for y, x in np.argwhere(inside) for dy, dx in beside)
 
 
 def slow_kappa(labels, colours, soft, a, b, distance):
