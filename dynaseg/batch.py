@@ -62,14 +62,18 @@ def find_images(
 
     Raises `FileNotFoundError` if there is none, `InputError` if none of them is input."""
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
-    results = Path(out).resolve()
-    names = [n for n in _all_images(source) if not (Path(source) / n).resolve().is_relative_to(results)]
+    results = _real(out)
+    names = [n for n in _all_images(source) if not _real(Path(source) / n).is_relative_to(results)]
     if not names:
         raise InputError(f"All images of {str(source)!r} lie in the output folder {str(out)!r}. "
                          "Choose one beside the photos, or below them.")
     fits = [n for n in names if any(fnmatch(n, p) for p in patterns)]
     if fits: return fits
     raise InputError(f"None of the {len(names)} images in {str(source)!r} fits {' or '.join(map(repr, patterns))}.")
+
+def _real(path):
+    "The path without links. One that leads in circles stays as it is: `Path.resolve` may raise for it."
+    return Path(os.path.realpath(path))
 
 def _all_images(source):
     "Raises `InputError` for folders in folders in folders, a thousand deep."
@@ -88,7 +92,7 @@ def find_others(
     Hidden ones do not count."""
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     root = Path(source)
-    inside = Path(out).resolve()
+    inside = _real(out)
     unread = {}
 
     def note(e):
@@ -97,7 +101,7 @@ def find_others(
 
     others = []
     for here, folders, files in os.walk(root, onerror=note):
-        folders[:] = [name for name in folders if not name.startswith(".") and (Path(here) / name).resolve() != inside]
+        folders[:] = [name for name in folders if not name.startswith(".") and _real(Path(here) / name) != inside]
         links = [name for name in folders if (Path(here) / name).is_symlink()]
         files = [name for name in files if not name.startswith(".") and not _is_image(Path(here) / name)]
         others += [(Path(here) / name).relative_to(root).as_posix() for name in (*links, *files)]
@@ -453,8 +457,8 @@ LABEL_SUFFIXES = (".png", ".tif", ".npz")
 
 def _inside(path, out):
     "Raises `InputError` if links lead a path out of a folder."
-    if not path.resolve().is_relative_to(out.resolve()):
-        raise InputError(f"{str(path)!r} leads out of the output folder, to {str(path.resolve())!r}; "
+    if not _real(path).is_relative_to(_real(out)):
+        raise InputError(f"{str(path)!r} leads out of the output folder, to {str(_real(path))!r}; "
                          "nothing was written there.")
 
 def write_results(

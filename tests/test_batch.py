@@ -836,6 +836,12 @@ def test_links_that_lead_in_circles(photos, out, quick):
     assert summary.done == 3 and list(summary.errors) == ["below/1.png"]
 
 
+@posix
+def test_an_output_folder_that_is_a_link_to_itself(photos, out, quick):
+    out.symlink_to(out)
+    with pytest.raises(OSError, match="symbolic links|loop"): segment_folder(photos, out, **quick)
+
+
 def test_folders_with_dots_in_their_paths(photos, tmp_path, quick, monkeypatch):
     monkeypatch.chdir(photos / "below")
     assert counts(segment_folder("../../photos/below/..", "../../photos/../out", **quick)) == (4, 0, 0)
