@@ -12,8 +12,8 @@ import lazy_loader
 # The names a user types. Nothing is imported before it is used.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["words", "images", "labels", "network", "loss", "weighting", "silhouette", "fit", "hints", "guide",
-                "outlines", "granularity", "extractors", "pretrained", "export", "matching", "segmenter", "many",
+    submodules=["docstrings", "images", "labels", "network", "loss", "weighting", "silhouette", "fit", "hints", "guide",
+                "merging", "granularity", "extractors", "pretrained", "export", "matching", "segmenter", "many",
                 "together", "sequence", "datasets", "metrics",
                 "batch", "widgets", "napari_plugin", "speed", "benchmark", "hierarchies", "cli"],
     submod_attrs={"segmenter": ["Segmentation", "segment"], "together": ["DynaSeg"]},

@@ -30,7 +30,7 @@ from .metrics import GROUPS, blank, scorer
 from .segmenter import MU, PRESETS, READ_BY, check_settings, segment
 from .silhouette import silhouette_phase
 from .speed import measured
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/25_benchmark.ipynb #09184464
 def kmeans(

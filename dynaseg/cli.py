@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'ALWAYS', 'FILES', 'PICTURES', 'IN_WORDS', 'KINDS', 'NOT_OPTIONS', 'ONE_PHOTO', 'VALUES', 'PLAIN',
-           'IN_PYTHON', 'DOCS', 'FACT', 'app', 'ALLOW_PIXELS', 'PARSER', 'as_options', 'with_settings',
-           'segment_command', 'demo_command', 'folder_command', 'evaluate_command', 'report_command', 'main']
+           'IN_PYTHON', 'FACT', 'DOCS', 'app', 'ALLOW_PIXELS', 'DATASETS', 'METHODS', 'PARSER', 'FORMS', 'ELSEWHERE',
+           'as_options', 'with_settings', 'segment_command', 'demo_command', 'folder_command', 'evaluate_command',
+           'report_command', 'main']
 
 # %% ../nbs/27_cli.ipynb #35b275b4
 import ast
@@ -27,7 +28,7 @@ from typing import Annotated, Optional
 import typer
 from typer.core import TyperCommand
 
-from .words import parameters
+from .docstrings import parameters
 
 # %% ../nbs/27_cli.ipynb #874ff5be
 # and the files they are written to
@@ -150,10 +151,12 @@ def _report(
     else:
         floor = "no floor" if result["floor"] is None else f"floor {result['floor']}"
         page = f", page {result['page']} of {result['pages']}" if "page" in result else ""
-        print(f"{result['image']}{page}: {result['n_labels']} {result['kind']} in {result['seconds']:.1f} s "
-              f"({result['iterations']} iterations, stopped: {result['stop_reason']}, {floor})")
+        print(f"{result['image']}{page}: {_counted(result['n_labels'], result['kind'])} in {result['seconds']:.1f} s "
+              f"({_counted(result['iterations'], 'iterations')}, stopped: {result['stop_reason']}, {floor})")
         if "pixels_without_data" in result: print(f"  {result['pixels_without_data']} pixels without data are left out")
         for file in result["files"]: print(f"  {file}", flush=True)
+
+def _counted(number, things): return f"{number} {things if number != 1 else things.removesuffix('s')}"
 
 # %% ../nbs/27_cli.ipynb #a4ff92a2
 IN_WORDS = ("page", "nodata") # numbers or words, which `_from_words` reads
@@ -164,9 +167,11 @@ NOT_OPTIONS = ("image", "callback", "pages", "unmarked")
 # settings that belong to one photo, not to a folder or a data set
 ONE_PHOTO = ("scribbles", "only_scribbled", "guide", "guide_weight", "unguided", "guide_matching")
 # what to write behind an option, where its rule does not say it
-VALUES = {"axes": "LETTERS", "page": "N|all", "value_range": "LOW HIGH", "nodata": "NUMBER,...|none", "mask": "FILE",
-          "variant": "fsf|scf|fixed", "min_labels": "silhouette|N|none", "scribbles": "FILE", "guide": "FILE",
-          "features": "NAME", "weights": "DEFAULT|FILE|none", "device": "NAME"}
+VALUES = {"preset": "clusters|paper|segments|dynaguide", "axes": "LETTERS", "page": "N|all",
+          "value_range": "LOW HIGH", "nodata": "NUMBER,...|none", "mask": "FILE", "variant": "fsf|scf|fixed",
+          "min_labels": "silhouette|N|none", "scribbles": "FILE", "guide": "FILE",
+          "features": "cnn|resnet18-fpn|resnet18-stem|timm:NAME", "weights": "DEFAULT|FILE|none",
+          "device": "cpu|cuda|mps"}
 
 @lru_cache
 def _setting_words():
@@ -183,7 +188,17 @@ def _kind(p):
 
 def _value(p):
     "What to write behind the option of a setting. Help knows the words that some may be, and says these."
-    return VALUES.get(p.name) or {int: "N", float: "NUMBER", str: "NAME", bool: None}[_kind(p)]
+    chosen = re.findall(r"'([^']+)'", p.type) if p.type.startswith("one_of") else []
+    return VALUES.get(p.name) or "|".join(chosen) or {int: "N", float: "NUMBER", str: "NAME", bool: None}[_kind(p)]
+
+def _completes(words):
+    "What the shell offers behind an option or for an argument; behind an option that takes a file, it offers files."
+    if words is None or "FILE" in words: return {}
+    offered = [word for word in re.split(r"[|,]", words) if word and word.lower() == word and word != "..."]
+    def complete(incomplete: str):
+        done, comma, last = incomplete.rpartition(",")
+        return [done + comma + word for word in offered if word.startswith(last)]
+    return {"autocompletion": complete} if offered else {}
 
 def _option_name(name): return f"--{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
 
@@ -195,7 +210,8 @@ def _option(p):
     default = ast.literal_eval(p.default)
     shown = ("" if default is None
              else f" [default: {'yes' if default is True else 'no' if default is False else default}]")
-    option = typer.Option(names, help=_plain_words(p.words) + shown, show_default=False, metavar=_value(p))
+    option = typer.Option(names, help=_plain_words(p.words) + shown, show_default=False, metavar=_value(p),
+                          **_completes(_value(p)))
     return Parameter(p.name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[Optional[kind], option])
 
 PLAIN = {"; or None: no floor": "; or none: no floor", "; None: random ones": "; none: random ones",
@@ -213,18 +229,51 @@ def _plain_words(text):
     for python, plain in PLAIN.items(): text = text.replace(python, plain)
     return re.sub(r"`(\w+)`", lambda name: _option_name(name[1]), text)
 
+def _capital(found): return found[1].upper()
+
 # %% ../nbs/27_cli.ipynb #ad46404a
-IN_PYTHON = {r"\bpages='all'": "--page all", r"\bnodata=False": "--nodata none",
+IN_PYTHON = {r"\bsegment\(file, pages='all'\)": "dynaseg segment FILE --page all",
+             r"\bpages='all' \(segment\)": "--page all (dynaseg segment)", r"\bpages='all'": "--page all",
+             r"\bnodata=False": "--nodata none", r"\bnodata=None": "--nodata",
+             r"\bnodata=(?=\d+, but )": "--nodata-label ",
              r"or False \(there is none\)": "or none (there is none)",
              r"\bvalue_range=\(([^,()]+), ([^,()]+)\)": r"--value-range \1 \2",
              r"two numbers \(low, high\) with low < high, such as \(0, 4095\)":
              "two numbers, the lower one first, such as 0 4095",
-             r"\b(suffix|split|against)=(?=\S)": r"--\1 ", r"\bonly_scribbled=True": "--only-scribbled",
+             r"\b(suffix|split|against|workers|batch|sample|statistics|subset|protocol|measures|maps)=(?=\S)": r"--\1 ",
+             r"\bonly_scribbled=True": "--only-scribbled", r"\b(autocast|freeze)=True": r"--\1",
+             r"\b(freeze|standardised)=False": r"--no-\1",
+             r"\b(standardised|diagonals)=True": r"--\1", r"\bsame_labels\b": "--same-labels",
+             r"without (a )?(scribbles|guide)\.": r"without --\2.", r"\bnodata=\[([^\]]*)\]": r"--nodata \1",
+             r" \(force=True\)": "", r"\bmethods=\['(\w+)'\]": r"--methods \1", r"\bmethods names\b": "--methods names",
+             r"\bsubset names \[([^\]]*)\]": r"--images names \1",
+             r"names look like \[([^\]]*)\]": r"names look like \1",
+             r"\bGive guide=\.\.\.": "Give --guide FILE",
+             r"\b(Raise|Check) (q|guide|scribbles)\b": r"\1 --\2",
+             r"\bn_segments, level and\b": "n_segments, --level and",
+             r"the shape \((\d+), (\d+)\); expected \((\d+), (\d+)\), as": r"\1×\2 pixels; expected \3×\4, as",
+             r"Save \.tif, which holds (.*), or \.npz, which": r"Take --format tif, which holds \1, or npz, which",
+             r"Save \.npz, which": "Take --format npz, which",
              # what only a program can do
+             r"; ask the result of a photo with at\(\)": "", r"Pass the images of a batch one": "Save its images one",
+             r"Reshape it to": "Save it in the shape", r", or a dict with (functions|a `Family` of your own)": "",
+             r"Give a folder a function that makes a guide from a photo, or give guides to segment":
+             "Give guides to dynaseg segment", r"\b(Give \w+) to segment, photo": r"\1 to dynaseg segment, photo",
+             r", written by torch\.save\(net\.state_dict\(\), path\) or as \.safetensors":
+             " of PyTorch, in a .pth or .safetensors file",
+             # files that a program opens with a library
+             r"Develop it first: .* or export a TIFF": "Export a TIFF",
+             r"pip install [\w-]+(?: with the plugin [\w ]+)?,? (?:then|and) (?:call|pass|import) [^;]*; or (\w)":
+             _capital,
+             r"pip install \w+, then pass (?:pydicom|one slice of).*\.": "Save its numbers as .npy or .tif first.",
+             r"Open it with (?:xarray|zarr) .* pass the array\.": "Save the array as .npy or .tif first.",
+             r"It holds several arrays: pass numpy\.load.*\.": "It holds several arrays: save the photo as .npy.",
+             r"for example with urllib\.request\.urlretrieve": "and give its path",
              r", or a function from q' to the weight": "",
              r", or a function or an instance of nn\.Module that .* explains\)": "",
-             r" with levels=\([^)]*\)(?= \()": "", r" Names: timm\.list_models\(\)\.": "",
-             r"; load the weights of your own network before you pass it": "", r", and ask the result with at\(\)": "",
+             r" with levels=\([^)]*\)(?= \()": "", r"Names: timm\.list_models\(\)": "Names: https://huggingface.co/timm",
+             r"; load the weights of your own network before you pass it": "; give --features too",
+             r", and ask the result with at\(\)": "",
              r"raise PIL\.Image\.MAX_IMAGE_PIXELS \(on the command line: --allow-pixels\)": "give --allow-pixels",
              # names of Python's exceptions, and numbers of the system's
              r" \(\w+Error\)": "",
@@ -234,34 +283,36 @@ def as_options(
     text: str, # a message of the library
 ) -> str:
     "The message with the names of options in the place of settings."
+    text = re.sub(r"\b(\w+)=(\S+|'[^']*'|\[[^\]]*\]) \(now ('[^']*'|\[[^\]]*\]|[^)]*)\)", _before_and_now, text)
     for python, option in IN_PYTHON.items(): text = re.sub(python, option, text)
     for p in _setting_words():
         text = re.sub(rf"\b{p.name}=(?=\S)", f"{_option_name(p.name)} ", text)
-    return re.sub(r"\bNone\b", "none", text)
+        # a name of two words is no word of a sentence; between quotation marks and in paths it may be a file's
+        if "_" in p.name: text = re.sub(rf"(?<![\w'./-]){p.name}(?![\w'/-])", _option_name(p.name), text)
+    return re.sub(r"\bNone\b(?! of)", "none", text)
 
-def _settings_of(
-    options: dict, # of a command; None for those that were left out
-    file: Path | None, # settings.json of an earlier result
-) -> dict:
-    "The settings of `segment`; exits with 2 if one cannot be used."
-    from dynaseg.images import InputError
-    from dynaseg.segmenter import check_settings
-    given = {name: value for name, value in options.items() if value is not None and name != "progress"}
-    settings = _without_rivals(_from_file(file), given) | given
-    for name in ("min_labels", "weights"):
-        if str(settings.get(name, "")).lower() == "none": settings[name] = None
-    if str(settings.get("min_labels")).isdecimal(): settings["min_labels"] = int(settings["min_labels"])
-    settings = _from_words(settings)
-    try: check_settings(**settings)
-    except (InputError, FileNotFoundError) as e: _usage(as_options(str(e)))
-    return (settings
-            | {"progress": options.get("progress") is not False and sys.stderr is not None and sys.stderr.isatty()})
+def _before_and_now(found):
+    "A setting that was another one before, as an option."
+    name, before, now = found.groups()
+    return f"{_option_name(name)} {_as_given(name, before)} (now {_as_given(name, now)})"
 
-def _without_rivals(settings, given):
-    "The settings of a file without the ones that what was given replaces: another question, or another page."
-    groups = [("n_segments", "n_clusters", "level"), ("page", "pages")]
-    rivals = {name for group in groups if any(name in given for name in group) for name in group}
-    return {name: value for name, value in settings.items() if name not in rivals}
+def _as_given(name, value):
+    "The value of a setting as it is written behind its option."
+    if value == {"min_labels": "None", "weights": "None", "nodata": "False"}.get(name): return "none"
+    bare = value.strip("'")
+    if bare[:1] == "(": return bare.strip("()").replace(",", "")
+    if bare[:1] == "[": return bare.strip("[]").replace(" ", "")
+    return {"None": "not given", "True": "yes", "False": "no"}.get(value, value)
+
+# %% ../nbs/27_cli.ipynb #055775d2
+def _usage(text):
+    _say_error(text)
+    raise typer.Exit(2)
+
+def _say_error(text):
+    "To stderr; as a JSON object to stdout as well where that was asked for."
+    print(f"error: {text}", file=sys.stderr)
+    if "--json" in sys.argv: print(json.dumps({"error": text}), flush=True)
 
 def _from_words(settings):
     """The settings with --page and --nodata as `segment` takes them; exits with 2 for a page that is none.
@@ -282,6 +333,7 @@ def _fills(text):
         _usage(f"--nodata {text!r}; expected a number, one number a band with commas between them, or none.")
     return numbers[0] if len(numbers) == 1 else numbers
 
+# %% ../nbs/27_cli.ipynb #e67c02cb
 def _from_file(file):
     if file is None: return {}
     try: settings = dict(json.loads(file.read_text(encoding="utf-8"))["settings"])
@@ -293,14 +345,32 @@ def _from_file(file):
         _usage(f"{str(file)!r} has settings that are not known here: {', '.join(sorted(unknown))}.")
     return {name: value for name, value in settings.items() if name != "device"} # the machine may be another one
 
-def _usage(text):
-    _say_error(text)
-    raise typer.Exit(2)
+def _settings_of(
+    options: dict, # of a command; None for those that were left out
+    file: Path | None, # settings.json of an earlier result
+) -> dict:
+    "The settings of `segment`; exits with 2 if one cannot be used."
+    from dynaseg.images import InputError
+    from dynaseg.segmenter import check_settings
+    given = {name: value for name, value in options.items() if value is not None and name != "progress"}
+    settings = _without_rivals(_from_file(file), given) | given
+    for name in ("min_labels", "weights"):
+        if str(settings.get(name, "")).lower() == "none": settings[name] = None
+    if str(settings.get("min_labels")).isdecimal(): settings["min_labels"] = int(settings["min_labels"])
+    settings = _from_words(settings)
+    try: check_settings(**settings)
+    except (InputError, FileNotFoundError) as e:
+        text = as_options(str(e))
+        if "guide" not in options: text = text.replace("Give --guide FILE", "Take dynaseg segment, photo by photo")
+        _usage(text)
+    return (settings
+            | {"progress": options.get("progress") is not False and sys.stderr is not None and sys.stderr.isatty()})
 
-def _say_error(text):
-    "To stderr; as a JSON object to stdout as well where that was asked for."
-    print(f"error: {text}", file=sys.stderr)
-    if "--json" in sys.argv: print(json.dumps({"error": text}), flush=True)
+def _without_rivals(settings, given):
+    "The settings of a file without the ones that what was given replaces: another question, or another page."
+    groups = [("n_segments", "n_clusters", "level"), ("page", "pages")]
+    rivals = {name for group in groups if any(name in given for name in group) for name in group}
+    return {name: value for name, value in settings.items() if name not in rivals}
 
 # %% ../nbs/27_cli.ipynb #d717ec61
 def with_settings(
@@ -324,29 +394,7 @@ def with_settings(
     with_options.__annotations__ = {p.name: p.annotation for p in everything}
     return with_options
 
-# %% ../nbs/27_cli.ipynb #edc59773
-DOCS = "https://dynaseg.github.io/dynaseg"
-
-class _Command(TyperCommand):
-    "A command whose help shows the options in the groups of `segment`'s signature."
-    def collect_usage_pieces(self, ctx):
-        return [self.options_metavar, *(param.metavar for param in self.params if _is_argument(param))]
-
-    def format_options(self, ctx, formatter):
-        groups = {p.name: p.group for p in _setting_words()}
-        words = _words_of_rules(self.params) if any(param.name in groups for param in self.params) else {}
-        sections = {"Arguments": []}
-        for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
-            if record is None: continue
-            name, text = (param.metavar, param.help) if _is_argument(param) else record
-            more = words.get(param.name, []) if param.name in groups else []
-            group = "Arguments" if _is_argument(param) else groups.get(param.name, "Options")
-            sections.setdefault(group, []).append((name, _with_facts(text, more)))
-        for title, rows in sections.items():
-            if not rows: continue
-            with formatter.section(title): formatter.write_dl(rows)
-
+# %% ../nbs/27_cli.ipynb #cf9540bc
 def _is_argument(param): return param.param_type_name == "argument"
 
 FACT = r" *\[(default: [^\]]*|required|x>=\d+)\]"
@@ -376,6 +424,29 @@ def _range(rule):
     "What a number may be, without saying that it is one; empty if it may be any."
     return re.sub(r"^a (finite |whole )?number ?(of )?", "", rule.expected)
 
+# %% ../nbs/27_cli.ipynb #edc59773
+DOCS = "https://dynaseg.github.io/dynaseg"
+
+class _Command(TyperCommand):
+    "A command whose help shows the options in the groups of `segment`'s signature."
+    def collect_usage_pieces(self, ctx):
+        return [self.options_metavar, *(param.metavar for param in self.params if _is_argument(param))]
+
+    def format_options(self, ctx, formatter):
+        groups = {p.name: p.group for p in _setting_words()}
+        words = _words_of_rules(self.params) if any(param.name in groups for param in self.params) else {}
+        sections = {"Arguments": []}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is None: continue
+            name, text = (param.metavar, param.help) if _is_argument(param) else record
+            more = words.get(param.name, []) if param.name in groups else []
+            group = "Arguments" if _is_argument(param) else groups.get(param.name, "Options")
+            sections.setdefault(group, []).append((name, _with_facts(text, more)))
+        for title, rows in sections.items():
+            if not rows: continue
+            with formatter.section(title): formatter.write_dl(rows)
+
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   context_settings={"help_option_names": ["-h", "--help"]},
                   help="Unsupervised segmentation of photos (DynaSeg): no labels, no training set.",
@@ -398,66 +469,12 @@ def _main(version: Annotated[bool, typer.Option("--version", "-V", callback=_ver
                                                 help="Print the version and stop.")] = False):
     ...
 
-# %% ../nbs/27_cli.ipynb #d65b31f2
-ALLOW_PIXELS = ("Accept images of up to this many pixels; by default about 179 million, above which a small file that "
-                "unpacks to an enormous image is feared.")
-
-@app.command("segment", cls=_Command, epilog=_epilog("dynaseg segment photo.jpg",
-                                                     "dynaseg segment photo.jpg --n-segments 8 -o results",
-                                                     "dynaseg segment *.tif --n-clusters 5 --format tif,csv,geojson"))
-@with_settings
-def segment_command(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files; - is standard input.",
-                                                 show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER",
-                                      help="Folder for the results; each image gets a folder in it, of its name. -: "
-                                           "write the label picture of one image to standard "
-                                           "output.")] = Path("segments"),
-    force: Annotated[bool, typer.Option("--force",
-                                        help="Overwrite files of an earlier result for the same image. Without it such "
-                                             "an image is an error, and stays as it is. Other files in the folder are "
-                                             "kept in any case.")] = False,
-    formats: Annotated[str, typer.Option("--format", metavar="FORMAT,...",
-                                         help="Files to write of the segments, with commas between: png, tif and "
-                                              "ome.tif are label pictures, csv and parquet a table of regions, "
-                                              "geojson, json (COCO) and svg outlines, npz everything.")] = "png",
-    nodata_label: Annotated[Optional[int],
-                            typer.Option(min=0, metavar="N",
-                                         help="The number in label pictures for pixels without data; 0: ids count from "
-                                              "1. [default: the largest, 255 or 65535]")] = None,
-    as_json: Annotated[bool, typer.Option("--json",
-                                          help="Print one JSON object on a line for each image, or page, instead of "
-                                               "sentences.")] = False,
-    allow_pixels: Annotated[Optional[int],
-                            typer.Option(min=1, metavar="N", help=ALLOW_PIXELS)] = None,
-    *, settings: dict,
-):
-    """Segment image files.
-
-    Writes four files for each image into FOLDER/NAME: labels.png (the value of a pixel is its label; see --format),
-    overlay.png (to look at), history.csv (what happened in the fit) and settings.json (how it was made). Exit code: 0
-    all done, 1 some images failed, 2 wrong command, 130 interrupted."""
-    if allow_pixels:
-        from dynaseg.batch import raise_pixel_limit
-        raise_pixel_limit(allow_pixels)
-    if str(out) == "-":
-        if as_json: _usage("--json and --out - both write to standard output. Leave one of them out.")
-        return _to_stdout(images, settings, nodata_label)
-    results = []
-    files = _files_of(formats)
-    for image, folder in zip(images, _folders(images, out)):
-        for result in _each(image, _address(image) or str(image), folder, settings, force, files, nodata_label):
-            results.append(result)
-            _report(result, as_json)
-    if any(r["error"] for r in results): raise typer.Exit(1)
-
+# %% ../nbs/27_cli.ipynb #36880960
 def _input(image):
     "What `segment` takes for an argument. Raises `InputError` for what is no image file, and says what to do."
     from dynaseg.images import InputError
     if not isinstance(image, Path): return image
-    if str(image) == "-":
-        if sys.stdin is None: raise InputError("Standard input is closed. Give the path of an image file.")
-        return sys.stdin.buffer.read()
+    if str(image) == "-": return sys.stdin.buffer.read()
     if _address(image):
         raise InputError(f"{_address(image)!r} is an address. Download the file first, and give its path.")
     if image.is_dir():
@@ -482,6 +499,71 @@ def _to_stdout(images, settings, nodata):
     except (ValueError, OSError, MemoryError, RuntimeError) as e:
         print(f"error: {images[0]}: {as_options(in_words(e))}", file=sys.stderr)
         raise typer.Exit(1)
+
+# %% ../nbs/27_cli.ipynb #5ddb96bb
+ALLOW_PIXELS = Annotated[Optional[int], typer.Option(
+    min=1, metavar="N", help="Accept images of up to this many pixels; by default about 179 million, above which a "
+                             "small file that unpacks to an enormous image is feared.")]
+
+# %% ../nbs/27_cli.ipynb #d65b31f2
+@app.command("segment", cls=_Command, epilog=_epilog("dynaseg segment photo.jpg",
+                                                     "dynaseg segment photo.jpg --n-segments 8 -o results",
+                                                     "dynaseg segment *.tif --n-clusters 5 --format tif,csv,geojson"))
+@with_settings
+def segment_command(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files; - is standard input.",
+                                                 show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER",
+                                      help="Folder for the results; each image gets a folder in it, of its name. -: "
+                                           "write the label picture of one image to standard "
+                                           "output.")] = Path("segments"),
+    force: Annotated[bool, typer.Option("--force",
+                                        help="Overwrite files of an earlier result for the same image. Without it such "
+                                             "an image is an error, and stays as it is. Other files in the folder are "
+                                             "kept in any case.")] = False,
+    formats: Annotated[str, typer.Option("--format", metavar="FORMAT,...", **_completes("|".join(FORMATS)),
+                                         help="Files to write of the segments, with commas between: png, tif and "
+                                              "ome.tif are label pictures, csv and parquet a table of regions, "
+                                              "geojson, json (COCO) and svg outlines, npz everything.")] = "png",
+    nodata_label: Annotated[Optional[int],
+                            typer.Option(min=0, metavar="N",
+                                         help="The number in label pictures for pixels without data; 0: ids count from "
+                                              "1. [default: the largest, 255 or 65535]")] = None,
+    as_json: Annotated[bool, typer.Option("--json",
+                                          help="Print one JSON object on a line for each image, or page, instead of "
+                                               "sentences.")] = False,
+    allow_pixels: ALLOW_PIXELS = None,
+    *, settings: dict,
+):
+    """Segment image files.
+
+    Writes four files for each image into FOLDER/NAME: labels.png (the value of a pixel is its label; see --format),
+    overlay.png (to look at), history.csv (what happened in the fit) and settings.json (how it was made). Exit code: 0
+    all done, 1 some images failed, 2 wrong command, 130 interrupted."""
+    if allow_pixels:
+        from dynaseg.batch import raise_pixel_limit
+        raise_pixel_limit(allow_pixels)
+    if str(out) == "-":
+        if as_json: _usage("--json and --out - both write to standard output. Leave one of them out.")
+        return _to_stdout(images, settings, nodata_label)
+    results = []
+    files = _files_of(formats)
+    if nodata_label is not None and not set(files) & set(PICTURES):
+        _usage(f"--nodata-label {nodata_label} is for label pictures, and --format {formats} makes none. Leave it out, "
+               "or add png, tif or ome.tif.")
+    _check_no_answer(images)
+    for image, folder in zip(images, _folders(images, out)):
+        for result in _each(image, _address(image) or str(image), folder, settings, force, files, nodata_label):
+            results.append(result)
+            _report(result, as_json)
+    if any(r["error"] for r in results): raise typer.Exit(1)
+
+def _check_no_answer(images):
+    "Exits with 2 for the answer to an option of yes or no, which would be taken for an image."
+    for image in images:
+        if str(image).lower() in ("yes", "no", "true", "false") and not image.exists():
+            _usage(f"There is no image {str(image)!r}. If it answers an option, say --OPTION for yes, and --no-OPTION "
+                   "for no.")
 
 # %% ../nbs/27_cli.ipynb #390ce3b4
 def _folders(images, out):
@@ -520,6 +602,23 @@ def demo_command(
     _report(result, as_json)
     if result["error"]: raise typer.Exit(1)
 
+# %% ../nbs/27_cli.ipynb #4c7e677e
+def _summarise(summary, manifest):
+    "Prints what became of a folder: failures to stderr, a table to stdout."
+    for path, error in summary.errors.items(): print(f"error: {_shown(path)}: {as_options(error)}", file=sys.stderr)
+    for path, pixels in summary.reduced.items():
+        print(f"note: {_shown(path)}: fitted at {pixels} pixels, the memory did not suffice for more", file=sys.stderr)
+    if summary.others: print(f"note: left out, no images by their names: {_few(summary.others)}", file=sys.stderr)
+    print(summary)
+    print(manifest, flush=True)
+
+def _few(paths, most=10):
+    "The paths with commas between them; of many, the first and how many there are besides."
+    named = ", ".join(map(_shown, paths[:most]))
+    return named if len(paths) <= most else f"{named} and {len(paths) - most} more"
+
+def _shown(path): return path if path.isprintable() else repr(path)
+
 # %% ../nbs/27_cli.ipynb #f455530a
 @app.command("folder", cls=_Command, epilog=_epilog("dynaseg folder holiday results",
                                                     "dynaseg folder holiday results --glob '*.jpg' --overlays "
@@ -533,7 +632,7 @@ def folder_command(
     glob: Annotated[list[str], typer.Option(metavar="PATTERN",
                                             help="Only images below IN whose path fits, as in '*.jpg' or 'holiday/*'; "
                                                  "may be given several times.")] = ["*"],
-    suffix: Annotated[str, typer.Option(metavar=".png|.tif|.npz",
+    suffix: Annotated[str, typer.Option(metavar=".png|.tif|.npz", **_completes(".png|.tif|.npz"),
                                         help="What each result is: a label picture, or everything (.npz).")] = ".png",
     overlays: Annotated[bool, typer.Option("--overlays", help="Also write a picture to look at for each.")] = False,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="How many processes work at the same time.")] = 1,
@@ -546,15 +645,14 @@ def folder_command(
                                                    "label means the same on each. It is kept in OUT.")] = False,
     sample: Annotated[int, typer.Option(min=1, metavar="N",
                                         help="With --same-labels: how many images the network is fitted to.")] = 16,
-    statistics: Annotated[str, typer.Option(metavar="running|batch",
+    statistics: Annotated[str, typer.Option(metavar="running|batch", **_completes("running|batch"),
                                             help="With --same-labels, of the batch norms: running (over the images of "
                                                  "the fit) or batch (each image its own).")] = "running",
     force: Annotated[bool, typer.Option("--force",
                                         help="Make results in OUT again that were made with other settings, and "
                                              "overwrite them; without it they are an error, and nothing is done. "
                                              "Results of the same settings are kept in any case.")] = False,
-    allow_pixels: Annotated[Optional[int],
-                            typer.Option(min=1, metavar="N", help=ALLOW_PIXELS)] = None,
+    allow_pixels: ALLOW_PIXELS = None,
     *, settings: dict,
 ):
     """Segment every image in a folder.
@@ -577,22 +675,6 @@ def folder_command(
     if summary.errors and "TORCHELASTIC_RUN_ID" not in os.environ:
         raise typer.Exit(1) # torchrun would start the failed ones again and again
 
-def _summarise(summary, manifest):
-    "Prints what became of a folder: failures to stderr, a table to stdout."
-    for path, error in summary.errors.items(): print(f"error: {_shown(path)}: {error}", file=sys.stderr)
-    for path, pixels in summary.reduced.items():
-        print(f"note: {_shown(path)}: fitted at {pixels} pixels, the memory did not suffice for more", file=sys.stderr)
-    if summary.others: print(f"note: left out, no images by their names: {_few(summary.others)}", file=sys.stderr)
-    print(summary)
-    print(manifest, flush=True)
-
-def _few(paths, most=10):
-    "The paths with commas between them; of many, the first and how many there are besides."
-    named = ", ".join(map(_shown, paths[:most]))
-    return named if len(paths) <= most else f"{named} and {len(paths) - most} more"
-
-def _shown(path): return path if path.isprintable() else repr(path)
-
 # %% ../nbs/27_cli.ipynb #297f1628
 def _numbers(text, what):
     "Whole numbers with commas between them; exits with 2 for anything else."
@@ -602,15 +684,17 @@ def _numbers(text, what):
     return [int(part) for part in parts]
 
 # %% ../nbs/27_cli.ipynb #eb18f380
+DATASETS = "bsd500|voc2012|voc2012-objects|coco-all|coco-stuff|coco-things|icoseg"
+METHODS = "ours|fsf|scf|dfc|blank|kmeans|slic|felzenszwalb"
+
 @app.command("evaluate", cls=_Command, epilog=_epilog("dynaseg evaluate bsd500 --root BSDS500",
                                                       "dynaseg evaluate bsd500 --root BSDS500 --subset 20",
                                                       "dynaseg evaluate voc2012 --root VOCdevkit --seeds 0,1,2"))
 # data sets know how they are read
 @partial(with_settings, but=("seed", "axes", "page", "value_range", "nodata", "mask", *ONE_PHOTO))
 def evaluate_command(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET",
-                                           help="bsd500, voc2012, voc2012-objects, coco-all, coco-stuff, coco-things "
-                                                "or icoseg.", show_default=False)],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", **_completes(DATASETS),
+                                           help="One of " + DATASETS.replace("|", ", ") + ".", show_default=False)],
     root: Annotated[Path, typer.Option(metavar="FOLDER",
                                        help="The folder that holds the data set, laid out as it is published.")],
     split: Annotated[Optional[str], typer.Option(metavar="NAME",
@@ -625,7 +709,7 @@ def evaluate_command(
                                  help="For COCO: the folder of fine_to_coarse.json and of the list of images. "
                                       "[default: that of --root]")] = None,
     methods: Annotated[Optional[str],
-                       typer.Option(metavar="NAME,...",
+                       typer.Option(metavar="NAME,...", **_completes(METHODS),
                                     help="What to compare. ours, fsf, scf and dfc are DynaSeg and its relatives; blank "
                                          "(one segment), kmeans, slic and felzenszwalb are others. [default: all of "
                                          "these]")] = None,
@@ -637,7 +721,7 @@ def evaluate_command(
                                      help="How an answer is matched with the truth: best-overlap, or 'per-image "
                                           "Hungarian'. [default: what papers use for the set]")] = None,
     measures: Annotated[Optional[str],
-                        typer.Option(metavar="region|boundary|region,boundary",
+                        typer.Option(metavar="region|boundary|region,boundary", **_completes("region|boundary"),
                                      help="Score whole hierarchies, level by level, with these measures. --methods are "
                                           "then ours, 'no network', felzenszwalb, slic, quickshift and 'normalised "
                                           "cuts'. [default: score one answer of each method]")] = None,
@@ -654,6 +738,7 @@ def evaluate_command(
     from dynaseg.benchmark import evaluate, protocol_of, table
     from dynaseg.images import InputError
     wanted = _numbers(seeds, "--seeds"), _numbers(at, "--at")
+    _check_rows(out)
     names = methods or "blank,kmeans,slic,felzenszwalb,dfc,fsf,scf,ours"
     try:
         records = _dataset(dataset, root, split, images.split(",") if images else subset, subset_seed, maps)
@@ -690,6 +775,12 @@ def _dataset(name, root, split, subset, seed, maps):
         raise InputError(f"split={split!r}: iCoseg has no parts. Leave --split out.")
     return kinds[name](root, subset=subset, seed=seed, **({} if split is None else {"split": split}))
 
+def _check_rows(out):
+    "Exits with 2 for a file that rows cannot be written to."
+    if out.suffix not in (".csv", ".parquet"):
+        _usage(f"--out {str(out)!r}; expected a name that ends in .csv or .parquet.")
+    if not out.parent.is_dir(): _usage(f"--out {str(out)!r}: there is no folder {str(out.parent)!r}. Make it first.")
+
 # %% ../nbs/27_cli.ipynb #f2911ed3
 @app.command("report", cls=_Command, epilog=_epilog("dynaseg report results.csv",
                                                     "dynaseg report *.csv --against blank"))
@@ -713,7 +804,97 @@ def report_command(
         if not rows: _usage(f"{', '.join(map(str, results))}: no results in it; expected files that evaluate wrote.")
         if "level" in rows[0]: print(level_report(rows, against or "no network"))
         else: print(report(rows, against or "felzenszwalb"))
-    except (ValueError, OSError) as e: _usage(as_options(in_words(e))) # Parquet's errors are of the first kind
+    except FileNotFoundError as e: _usage(f"There is no file {e.filename!r}. Check the path.")
+    except OSError as e: _usage(f"{in_words(e)}; expected files that evaluate wrote.")
+    except ValueError as e: _usage(as_options(in_words(e))) # Parquet's errors are of this kind
+
+# %% ../nbs/27_cli.ipynb #46e41924
+# what the parser of options says, in its newer and older words
+PARSER = {r"valid int": "a whole number", r"valid (number|float)": "a number",
+          r"(?:greater than or equal to|in the range x>=) ?(\d+)": r"a whole number of at least \1"}
+
+FORMS = {r"Option '([\w-]+)' requires an argument": r"\1 needs a value behind it",
+         r"Option '([\w-]+)' requires (\d+) arguments": r"\1 needs \2 values behind it, with a space between them",
+         r"Option '([\w-]+)' does not take a value": r"\1 takes no value",
+         r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)": r"Too many words: \1"}
+
+# what one command calls otherwise than another
+ELSEWHERE = {("folder", "out"): "OUT is the second word: dynaseg folder IN OUT",
+             ("folder", "format"): "say --suffix .png, .tif or .npz", ("evaluate", "seed"): "say --seeds"}
+
+def _no_option(command, found):
+    "What to say of an option that a command does not have."
+    name = found[1]
+    if name.replace("-", "_") in ONE_PHOTO and command in ("folder", "evaluate"):
+        return f"--{name} belongs to one photo: take dynaseg segment, photo by photo"
+    return found[0] if (command, name) not in ELSEWHERE else f"No such option: --{name}; {ELSEWHERE[command, name]}"
+
+def _parser_words(e, text):
+    "What the parser found, in words, and where to look."
+    if getattr(e, "param", None) is not None: text = _bad_value(e.param, text)
+    text = re.sub(r"No such command '([^']*)'\.?", _no_command, text)
+    for said, plain in FORMS.items(): text = re.sub(said, plain, text)
+    command = sys.argv[1] if sys.argv[1:2] and sys.argv[1] in _commands() else ""
+    text = re.sub(r"^No such option: --?([\w-]+)(?: \(.*)?$", partial(_no_option, command), text)
+    end = "" if text.endswith(("?", ".")) else "."
+    return f"{text}{end} See {' '.join(filter(None, ('dynaseg', command)))} --help."
+
+def _bad_value(param, text):
+    "The value of an option that was not understood, and what was expected."
+    expected = [re.sub(f".*{said}.*", plain, text) for said, plain in PARSER.items() if re.search(said, text)]
+    found = [(option, value) for option in param.opts for value in _given(option, param.nargs)]
+    if not expected or not found: return text
+    option, value = found[-1]
+    if param.nargs == 2: expected = ["two numbers with a space between them"]
+    return f"{option} {value!r}; expected {expected[0]}"
+
+def _given(option, n):
+    "What stands behind an option on the command line: n words each time."
+    after = [" ".join(sys.argv[i + 1:i + 1 + n]) for i, word in enumerate(sys.argv) if word == option]
+    return after + [word.removeprefix(option + "=") for word in sys.argv if word.startswith(option + "=")]
+
+def _no_command(found):
+    "What to say of a word that is no command: it may be a photo or a folder."
+    word = found[1]
+    if Path(word).is_dir(): return f"{word!r} is no command but a folder: dynaseg folder {word!r} OUT"
+    if Path(word).is_file(): return f"{word!r} is no command but a file: dynaseg segment {word!r}"
+    return f"There is no command {word!r}."
+
+def _commands(): return {info.name for info in app.registered_commands}
+
+# %% ../nbs/27_cli.ipynb #9dbaec59
+def _open_streams():
+    "Programs without a console have no standard streams; what would be said there goes nowhere."
+    if sys.stdout is None: sys.stdout = open(os.devnull, "w")
+    if sys.stderr is None: sys.stderr = open(os.devnull, "w")
+
+def _end_in_order():
+    """SIGTERM and SIGHUP end the command as Ctrl-C does, with 128 and the signal's number: workers are ended and drafts
+    removed."""
+    def end(number, _): sys.exit(128 + number)
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None) # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, end) # nohup has SIGHUP ignored
+
+def _stdout_works():
+    "Whether what was printed has arrived."
+    try: sys.stdout.flush()
+    except (OSError, ValueError): return False
+    return True
+
+def _fail(text):
+    print(f"error: {text}", file=sys.stderr)
+    sys.stdout = open(os.devnull, "w") # or Python would try once more
+    sys.exit(1)
+
+_said = set()
+
+def _warning_line(message, *where, **more):
+    "A warning of the library as one line, and each text once."
+    text = as_options(str(message))
+    if text not in _said: print(f"warning: {text}", file=sys.stderr)
+    _said.add(text)
 
 # %% ../nbs/27_cli.ipynb #bdf26988
 def main():
@@ -745,79 +926,6 @@ def _ran():
         if "\n" in text: print(text, file=sys.stderr) # the help, for a command without arguments
         else: _say_error(_parser_words(e, text))
         return e.exit_code
-
-# what the parser of options says, in its newer and older words
-PARSER = {r"valid int": "a whole number", r"valid (number|float)": "a number",
-          r"(?:greater than or equal to|in the range x>=) ?(\d+)": r"a whole number of at least \1"}
-
-def _parser_words(e, text):
-    "What the parser found, in words, and where to look."
-    if getattr(e, "param", None) is not None: text = _bad_value(e.param, text)
-    text = re.sub(r"No such command '([^']*)'\.?", _no_command, text)
-    command = sys.argv[1] if sys.argv[1:2] and sys.argv[1] in _commands() else ""
-    end = "" if text.endswith(("?", ".")) else "."
-    return f"{text}{end} See {' '.join(filter(None, ('dynaseg', command)))} --help."
-
-def _bad_value(param, text):
-    "The value of an option that was not understood, and what was expected."
-    expected = [re.sub(f".*{said}.*", plain, text) for said, plain in PARSER.items() if re.search(said, text)]
-    found = [(option, value) for option in param.opts for value in _given(option, param.nargs)]
-    if not expected or not found: return text
-    option, value = found[-1]
-    return f"{option} {value!r}; expected {expected[0]}"
-
-def _given(option, n):
-    "What stands behind an option on the command line: n words each time."
-    after = [" ".join(sys.argv[i + 1:i + 1 + n]) for i, word in enumerate(sys.argv) if word == option]
-    return after + [word.removeprefix(option + "=") for word in sys.argv if word.startswith(option + "=")]
-
-def _no_command(found):
-    "What to say of a word that is no command: it may be a photo or a folder."
-    word = found[1]
-    if Path(word).is_dir(): return f"{word!r} is no command but a folder: dynaseg folder {word!r} OUT"
-    if Path(word).is_file(): return f"{word!r} is no command but a file: dynaseg segment {word!r}"
-    return f"There is no command {word!r}."
-
-def _commands(): return {info.name for info in app.registered_commands}
-
-def _open_streams():
-    """Programs without a console have no standard streams; what would be said there goes nowhere.
-
-    Nor into a file that would be opened in their place: a C library writes to number 2, whatever that is."""
-    while True:
-        number = os.open(os.devnull, os.O_RDWR)
-        if number > 2: break
-    os.close(number)
-    if sys.stdout is None: sys.stdout = open(os.devnull, "w")
-    if sys.stderr is None: sys.stderr = open(os.devnull, "w")
-
-def _end_in_order():
-    """SIGTERM and SIGHUP end the command as Ctrl-C does, with 128 and the signal's number: workers are ended and drafts
-    removed."""
-    def end(number, _): sys.exit(128 + number)
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None) # Windows has no SIGHUP
-        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, end) # nohup has SIGHUP ignored
-
-def _stdout_works():
-    "Whether what was printed has arrived."
-    try: sys.stdout.flush()
-    except (OSError, ValueError): return False
-    return True
-
-def _fail(text):
-    print(f"error: {text}", file=sys.stderr)
-    sys.stdout = open(os.devnull, "w") # or Python would try once more
-    sys.exit(1)
-
-_said = set()
-
-def _warning_line(message, *where, **more):
-    "A warning of the library as one line, and each text once."
-    text = as_options(str(message))
-    if text not in _said: print(f"warning: {text}", file=sys.stderr)
-    _said.add(text)
 
 # %% ../nbs/27_cli.ipynb #62afda4a
 #| eval: false

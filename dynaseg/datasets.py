@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from .images import InputError, load_image
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/19_datasets.ipynb #2eb58a5d
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class Photos(Dataset):
         paths = _images(self.root)
         if not paths:
             raise FileNotFoundError(f"There is no photo in {str(root)!r}, nor in the folders below it. "
-                                    f"Files count that end in {', '.join(sorted(IMAGE_SUFFIXES))}.")
+                                    f"Photos are files whose names end in {', '.join(sorted(IMAGE_SUFFIXES))}.")
         super().__init__([Record(p.relative_to(self.root).as_posix(), p) for p in paths], subset, seed)
 
 # %% ../nbs/19_datasets.ipynb #699f502e

@@ -19,7 +19,7 @@ from PIL import Image
 
 from .images import InputError, Picture, limits, read_image, span, warn
 from .labels import label_colours, regions
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/13_export.ipynb #exp-pieces
 def _regions(labels):
@@ -393,7 +393,8 @@ def storable(
     if kind is None:
         remedy = "Save .npz, which holds any."
         if most < 2**32 - 1: remedy = "Save .tif, which holds ids up to 4294967295, or .npz, which holds any."
-        raise InputError(f"The labels run to {labels.max()}, and such a picture holds 0 to {most}. {remedy}")
+        what = f"nodata={nodata}, but" if nodata and nodata > most else f"The labels run to {labels.max()}, and"
+        raise InputError(f"{what} such a picture holds 0 to {most}. {remedy}")
     if nodata is None and out.any(): nodata = np.iinfo(kind).max
     return np.where(out, nodata or 0, ids).astype(kind), None if nodata is None else int(nodata)
 

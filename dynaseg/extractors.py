@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from .images import InputError, warn, working_size
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/11_extractors.ipynb #7281b002
 Maps: TypeAlias = torch.Tensor | Sequence[torch.Tensor] | Mapping[str, torch.Tensor]

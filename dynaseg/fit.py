@@ -18,7 +18,7 @@ from threadpoolctl import ThreadpoolController
 
 from .images import InputError
 from .loss import loss_gradient
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/06_fit.ipynb #9e071abc
 class Step(NamedTuple):

@@ -15,14 +15,14 @@ from scipy.optimize import linear_sum_assignment
 
 from .hints import marks_at
 from .images import InputError, MissingFileError
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/08_guide.ipynb #gd000008
 def read_guide(
     # (H, W) integers, the path of a label picture (.png, .tif, .npy ...), or a function from the image to such an array
     guide,
     image: np.ndarray, # (H, W, C) float32 in [0, 1], the photo
-    unguided: int = -1, # the number of pixels without guidance
+    unguided: int = -1, # the number that says "no guidance here"
     valid: np.ndarray | None = None, # (H, W) bool, the pixels with data: others have no guidance; None: all
 ) -> np.ndarray: # (H, W) int64: labels from 0, -1 where there is no guidance
     """The guide, checked, its labels numbered anew in their order.

@@ -26,7 +26,7 @@ from .labels import writing
 from .metrics import (BOUNDARY_MEASURES, REGION_MEASURES, boundary_scores, boundary_sums, level_rows, level_sums,
                              region_scores, region_sums)
 from .segmenter import segment
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/26_hierarchies.ipynb #2ca419d6
 def merge_tree(

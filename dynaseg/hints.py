@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from .images import InputError, MissingFileError
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/07_hints.ipynb #cfa0121d
 class Scribbles(NamedTuple):
@@ -25,7 +25,7 @@ class Scribbles(NamedTuple):
 def read_scribbles(
     scribbles, # (H, W) integers, or the path of an image file with transparent background
     size: tuple[int, int], # (H, W) of the photo, pixels
-    unmarked: int = 0, # the number of pixels without a scribble; in a file these are transparent
+    unmarked: int = 0, # the number that says "nothing is drawn here"; in a file these pixels are transparent
     valid: np.ndarray | None = None, # (H, W) bool, the pixels with data: scribbles elsewhere do not count; None: all
 ) -> Scribbles:
     """The scribbles, checked.

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/00_images.ipynb #9eb23c08
 class InputError(ValueError):
@@ -370,7 +370,8 @@ def _guessed_axes(
     "The letters of an array or tensor that came without. Raises `InputError` where they are in doubt."
     if len(shape) == 2: return _guessed_flat(shape)
     if len(shape) != 3:
-        raise InputError(f"The {'tensor' if tensor else 'array'} has {len(shape)} dimensions, shape {tuple(shape)}; "
+        raise InputError(f"The {'tensor' if tensor else 'array'} has {len(shape)} dimension{'s' * (len(shape) != 1)}, "
+                         f"shape {tuple(shape)}; "
                          "expected one image with 2 (H, W) or 3 (bands too). Pass the images of a batch one by one, or "
                          "name the axes: axes='ZYXC' is a stack.")
     far, middle, bands = shape[::-1] if tensor else shape
@@ -1160,8 +1161,8 @@ def _prepared(
     if mask is not None: out = out | ~_mask(mask, a.shape[:2])
     left = out.size - int(out.sum())
     if left < 2:
-        raise InputError(f"Of {out.size} pixels only {left} have data; at least 2 are needed. {' '.join(remarks)} "
-                         f"Check nodata={nodata!r}, the mask, and the transparency.")
+        raise InputError(f"Of {out.size} pixels only {left} have data; at least 2 are needed. "
+                         f"{' '.join([*remarks, 'Check'])} nodata={nodata!r}, the mask, and the transparency.")
     return raw._replace(remarks=(*raw.remarks, *remarks)), out, span(_left(a, out), raw.top)
 
 # %% ../nbs/00_images.ipynb #img-finished
@@ -1209,8 +1210,9 @@ def _checked_page(page, stack):
     "The page counted from 0. Raises `InputError`."
     if isinstance(page, (int, np.integer)) and not isinstance(page, bool) and 1 <= page <= stack.count:
         return int(page) - 1
-    raise InputError(f"page={page!r}; {stack.name} has {stack.count} page{'s' * (stack.count > 1)}: expected a whole "
-                     f"number from 1 to {stack.count}.")
+    if stack.count == 1: raise InputError(f"page={page!r}; {stack.name} has 1 page: leave it out, or take 1.")
+    raise InputError(f"page={page!r}; {stack.name} has {stack.count} pages: expected a whole number from 1 to "
+                     f"{stack.count}.")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from .images import InputError, load_image
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/01_labels.ipynb #eafa2c40
 def by_area(

@@ -8,7 +8,7 @@ __all__ = ['STRAIGHT', 'DIAGONAL', 'similarity', 'continuity', 'directions', 'en
 # %% ../nbs/03_loss.ipynb #4806bb19
 import torch
 
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/03_loss.ipynb #ad6eec2a
 def similarity(

@@ -27,7 +27,7 @@ from .loss import loss_gradient
 from .fit import fixed_threads, kept_memory, precision, sgd_step
 from .segmenter import (SETTINGS, Checked, Fitted, Prepared, Segmentation, check_settings, finish, prepare,
                                reading_of, watched)
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/16_many.ipynb #06ab0009
 def many_net(

@@ -12,7 +12,7 @@ from numbers import Real
 import numpy as np
 
 from .images import InputError
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/14_matching.ipynb #ma0009
 POSITION = 0.5 # distance of the photo's left and right border, beside colours, of which 1 is 20 units of CIELAB

@@ -18,7 +18,7 @@ import numpy as np
 
 from .images import InputError
 from .labels import regions
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/20_metrics.ipynb #da77dde9
 def _compact(

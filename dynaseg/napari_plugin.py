@@ -15,7 +15,7 @@ from .export import coco, geojson, svg
 from .images import InputError
 from .labels import writing
 from .segmenter import segment
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/23_napari_plugin.ipynb #nap-segment
 def segment_layer(

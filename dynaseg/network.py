@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .images import InputError, nearest_valid, valid_at
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/02_network.ipynb #d163c881
 def cnn(

@@ -27,7 +27,7 @@ from torch import nn
 from .extractors import Extractor, FeatureMap, Frozen, channels_of
 from .images import InputError
 from .network import ResponseNet, at_least, cnn, draw_weights
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/12_pretrained.ipynb #a912caee
 def imagenet_colours(

@@ -24,6 +24,7 @@ from functools import partial
 from inspect import signature
 from numbers import Integral, Real
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated, Any, NamedTuple, get_type_hints
 from zipfile import BadZipFile
 
@@ -42,11 +43,11 @@ from .images import (InputError, check_reading, filled, pages as all_pages, read
 from .labels import as_rgb, by_area, overlay, regions, writing
 from .matching import match_labels
 from .network import labels_at, over_valid
-from .outlines import MergeTree, means, resized, shrunk
+from .merging import MergeTree, means, resized, shrunk
 from .pretrained import check_features, response_net
 from .silhouette import silhouette_phase
 from .weighting import DEFAULT_MU, weighting
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/15_segmenter.ipynb #0d67689a
 MOST = 10**9 # the largest whole number that a setting may be
@@ -109,14 +110,14 @@ TINY = sys.float_info.min # the least number above 0
 
 # %% ../nbs/15_segmenter.ipynb #36c936ab
 PRESETS = {
-    "clusters": dict(level=None, cluster_level=1.4, M=2, p=32, q=32, standardised=True, padding="replicate", T=20,
+    "clusters": dict(level=None, cluster_level=1.6, M=2, p=32, q=32, standardised=True, padding="replicate", T=20,
                      lr=0.1, momentum=0.9,
                      weight_decay=0.0, tol=0.002, max_pixels=40_000, penalty="l1", diagonals=False),
     "paper": dict(level=None, cluster_level=0.0, M=3, p=100, q=100, standardised=False, padding="zeros", T=1000, lr=0.1,
                   momentum=0.9,
                   weight_decay=0.0, tol=0.0, max_pixels=0, penalty="l1", diagonals=False),
 }
-PRESETS["segments"] = PRESETS["clusters"] | dict(level=1.4)
+PRESETS["segments"] = PRESETS["clusters"] | dict(level=1.6)
 PRESETS["dynaguide"] = PRESETS["paper"] | dict(penalty="huber", diagonals=True)
 PUBLISHED = ("paper", "dynaguide") # presets that follow a paper to the letter
 NEEDS_GUIDE = ("dynaguide",) # presets that are for fits with a guide
@@ -125,6 +126,96 @@ NEEDS_GUIDE = ("dynaguide",) # presets that are for fits with a guide
 MU = {"paper": DEFAULT_MU, "clusters": DEFAULT_MU | {"fsf": 40.0, "scf": 5.0}} # labels
 MU["segments"] = MU["clusters"]
 MU["dynaguide"] = MU["paper"]
+
+# %% ../nbs/15_segmenter.ipynb #da35cb72
+def _answer(hierarchy, settings, floor, valid):
+    "The labels that the settings ask for, by patches: (labels, of_patch) as keywords of a `Segmentation`."
+    n_segments, level, least = settings["n_segments"], settings["level"], settings["min_size"]
+    if n_segments is not None or level is not None: of_patch = hierarchy.segments(n_segments, level, least, floor or 1)
+    else: of_patch = hierarchy.clusters(settings["cluster_level"], least, settings["n_clusters"])
+    return _ordered(hierarchy.at_pixels(of_patch), of_patch, valid)
+
+def _ordered(labels, of_patch, valid):
+    "Ids by falling area, for pixels and patches alike; -1 for pixels without data."
+    ordered = by_area(labels, valid)
+    if of_patch is None: return {"labels": ordered, "of_patch": None}
+    new = np.zeros(max(labels.max(), of_patch.max()) + 1, np.int64)
+    kept = slice(None) if valid is None else valid
+    new[labels[kept].ravel()] = ordered[kept].ravel()
+    return {"labels": ordered, "of_patch": new[of_patch]}
+
+# %% ../nbs/15_segmenter.ipynb #794b75c3
+def _asked(settings, min_size, **asked):
+    "The settings with what is asked for; a None asks for nothing. Raises `InputError`."
+    if all(value is None for value in (min_size, *asked.values())):
+        raise InputError("Nothing was asked for; expected n_segments, n_clusters, level or min_size.")
+    settings = dict(settings)
+    if any(value is not None for value in asked.values()): settings |= asked
+    if min_size is not None: settings["min_size"] = min_size
+    for name in (*asked, "min_size"): settings[name] = _checked(name, settings[name])
+    _check_answer(settings)
+    return settings
+
+def _kind(settings):
+    "What a label is under these settings."
+    return "segments" if settings["n_segments"] is not None or settings["level"] is not None else "clusters"
+
+# %% ../nbs/15_segmenter.ipynb #8a9dd27c
+def _check_there(labels, valid, name, value):
+    "Raises `InputError` for a label that no pixel with data has."
+    here = labels == value if valid is None else (labels == value) & valid
+    if not isinstance(value, Integral) or not here.any():
+        raise InputError(f"{name}={value!r} is no label here; expected one from 0 to {labels.max()}.")
+
+def _check_pair(labels, a, b, connected):
+    "Raises `InputError` for two labels that cannot be one."
+    if a == b: raise InputError(f"a={a} and b={b} are the same label; expected two.")
+    if connected and not _touch(labels == a, labels == b):
+        raise InputError(f"Segments {a} and {b} do not touch, so they cannot be one segment. Choose two "
+                         f"neighbours.")
+
+def _touch(one, other):
+    "Whether two (H, W) bool masks share an edge of pixels."
+    across = (one[:, :-1] & other[:, 1:]) | (other[:, :-1] & one[:, 1:])
+    down = (one[:-1] & other[1:]) | (other[:-1] & one[1:])
+    return across.any() or down.any()
+
+# %% ../nbs/15_segmenter.ipynb #01669a03
+def _pair_figure(image, labels, title):
+    "The photo, and the labels over it under a title."
+    import matplotlib.pyplot as plt
+    h, w = labels.shape
+    bands = image.shape[2]
+    height = min(9, max(1.5, 4.4 * h / w + 0.4))
+    fig, axes = plt.subplots(1, 2, figsize=(9, height), dpi=80, layout="constrained")
+    axes[0].imshow(as_rgb(image))
+    axes[0].set_title(f"{h} × {w}, {bands} band{'s' * (bands > 1)}")
+    axes[1].imshow(overlay(image, labels))
+    axes[1].set_title(title)
+    for ax in axes: ax.axis("off")
+    plt.close(fig)
+    return fig
+
+# %% ../nbs/15_segmenter.ipynb #52417cff
+def _history_figure(history, floor):
+    "q' with the floor, the weight, and the losses, by iteration."
+    import matplotlib.pyplot as plt
+    fig, axes = plt.subplots(1, 3, figsize=(10, 2.6), dpi=80, layout="constrained")
+    curves = {"labels in use q'": ["n_labels"], "weight w": ["weight"], "losses": ["sim", "con", "loss"]}
+    for ax, (title, names) in zip(axes, curves.items()):
+        for name in names: ax.plot(history[name], label=name)
+        ax.set(title=title, xlabel="iteration")
+    axes[2].legend()
+    if floor: axes[0].axhline(floor, ls=":", c="k")
+    axes[0].set_ylim(bottom=0)
+    plt.close(fig)
+    return fig
+
+def _write_history(history, draft):
+    "As .csv, one row for each iteration."
+    names = ["iteration", *history]
+    rows = np.column_stack([np.arange(len(history["loss"])), *history.values()])
+    np.savetxt(draft, rows, fmt="%.8g", delimiter=",", header=",".join(names), comments="")
 
 # %% ../nbs/15_segmenter.ipynb #b80de6b3
 @dataclass(eq=False)
@@ -148,8 +239,7 @@ class Segmentation:
     @property
     def kind(self) -> str:
         "What a label is: \"segments\", each connected, or \"clusters\", each perhaps in several places."
-        asked = self.settings["n_segments"] is not None or self.settings["level"] is not None
-        return "segments" if asked else "clusters"
+        return _kind(self.settings)
 
     @property
     def n_clusters(self) -> int:
@@ -165,21 +255,14 @@ class Segmentation:
         *,
         n_segments: int | None = None, # exactly so many connected segments
         n_clusters: int | None = None, # exactly so many clusters
-        # segments: neighbours are joined unless they differ by more than this; larger is coarser, 1 is typical
+        # segments: neighbours are joined unless they differ by more than this; a larger level gives fewer
         level: float | None = None,
         min_size: int | None = None, # pixels that each segment has at least; by default as it was
     ) -> "Segmentation":
         """Another answer of the same fit. Give one of n_segments, n_clusters and level at most.
 
         Raises `InputError` for what does not go together, warns where the photo does not have as many."""
-        asked = {"n_segments": n_segments, "n_clusters": n_clusters, "level": level}
-        if n_segments is n_clusters is level is min_size is None:
-            raise InputError("Nothing was asked for; expected n_segments, n_clusters, level or min_size.")
-        settings = dict(self.settings)
-        if any(value is not None for value in asked.values()): settings |= asked
-        if min_size is not None: settings["min_size"] = min_size
-        for name in (*asked, "min_size"): settings[name] = _checked(name, settings[name])
-        _check_answer(settings)
+        settings = _asked(self.settings, min_size, n_segments=n_segments, n_clusters=n_clusters, level=level)
         return replace(self, **_answer(self.hierarchy, settings, self.floor, self.valid), settings=settings)
 
     def merge(self,
@@ -189,11 +272,8 @@ class Segmentation:
         """The same with two labels made one.
 
         Raises `InputError` for labels that are not there, and for segments that do not touch."""
-        for name, value in (("a", a), ("b", b)): self._there(name, value)
-        if a == b: raise InputError(f"a={a} and b={b} are the same label; expected two.")
-        if self.kind == "segments" and not _touch(self.labels == a, self.labels == b):
-            raise InputError(f"Segments {a} and {b} do not touch, so they cannot be one segment. Choose two "
-                             f"neighbours.")
+        for name, value in (("a", a), ("b", b)): _check_there(self.labels, self.valid, name, value)
+        _check_pair(self.labels, a, b, connected=self.kind == "segments")
         of_patch = None if self.of_patch is None else np.where(self.of_patch == b, a, self.of_patch)
         return replace(self, **_ordered(np.where(self.labels == b, a, self.labels), of_patch, self.valid))
 
@@ -203,7 +283,7 @@ class Segmentation:
         """The same with a label split in two where the merge tree joins its parts last.
 
         Raises `InputError` if it is a single patch."""
-        self._there("a", a)
+        _check_there(self.labels, self.valid, "a", a)
         if self.of_patch is None:
             raise InputError("These labels were read pixel by pixel and have no patches to split. Ask for "
                              "at(n_clusters=...) or at(n_segments=...) first.")
@@ -231,11 +311,6 @@ class Segmentation:
         """The ultrametric contour map: at each border pixel the level of the merge tree at which the border goes
         (Arbelaez and others 2011)."""
         return self.hierarchy.contours(doubled)
-
-    def _there(self, name, value):
-        here = self.labels == value if self.valid is None else (self.labels == value) & self.valid
-        if not isinstance(value, Integral) or not here.any():
-            raise InputError(f"{name}={value!r} is no label here; expected one from 0 to {self.labels.max()}.")
 
     def table(self) -> Table:
         """Measurements, one row for each connected piece of the labels, with the ids of `regions`: see
@@ -279,10 +354,7 @@ class Segmentation:
 
         Raises `FileExistsError`, and `InputError` for another suffix."""
         if Path(path).suffix.lower() != ".csv": raise InputError(f"{str(path)!r}: expected a name that ends in .csv.")
-        names = ["iteration", *self.history]
-        rows = np.column_stack([np.arange(len(self.history["loss"])), *self.history.values()])
-        with writing(path, overwrite) as draft:
-            np.savetxt(draft, rows, fmt="%.8g", delimiter=",", header=",".join(names), comments="")
+        with writing(path, overwrite) as draft: _write_history(self.history, draft)
         return Path(path)
 
     @classmethod
@@ -296,32 +368,12 @@ class Segmentation:
 
     def plot(self):
         "A matplotlib figure: the photo, and the labels over it."
-        import matplotlib.pyplot as plt
-        h, w = self.labels.shape
-        bands = self.image.shape[2]
-        height = min(9, max(1.5, 4.4 * h / w + 0.4))
-        fig, axes = plt.subplots(1, 2, figsize=(9, height), dpi=80, layout="constrained")
-        axes[0].imshow(as_rgb(self.image))
-        axes[0].set_title(f"{h} × {w}, {bands} band{'s' * (bands > 1)}")
-        axes[1].imshow(overlay(self.image, self.labels))
-        axes[1].set_title(f"{self.n_clusters} {self.kind}, stopped: {self.stop_reason}")
-        for ax in axes: ax.axis("off")
-        plt.close(fig)
-        return fig
+        title = f"{self.n_clusters} {self.kind}, stopped: {self.stop_reason}"
+        return _pair_figure(self.image, self.labels, title)
 
     def plot_history(self):
         "A matplotlib figure: q' with the floor, the weight, and the losses, by iteration."
-        import matplotlib.pyplot as plt
-        fig, axes = plt.subplots(1, 3, figsize=(10, 2.6), dpi=80, layout="constrained")
-        curves = {"labels in use q'": ["n_labels"], "weight w": ["weight"], "losses": ["sim", "con", "loss"]}
-        for ax, (title, names) in zip(axes, curves.items()):
-            for name in names: ax.plot(self.history[name], label=name)
-            ax.set(title=title, xlabel="iteration")
-        axes[2].legend()
-        if self.floor: axes[0].axhline(self.floor, ls=":", c="k")
-        axes[0].set_ylim(bottom=0)
-        plt.close(fig)
-        return fig
+        return _history_figure(self.history, self.floor)
 
     def _repr_png_(self):
         file = io.BytesIO()
@@ -333,29 +385,6 @@ class Segmentation:
         return (f"Segmentation({h}x{w}, {self.n_clusters} {self.kind}, floor={self.floor}, "
                 f"stop_reason={self.stop_reason!r}, "
                 f"iterations={len(self.history['loss']) - 1}, {self.seconds:.1f} s)")
-
-def _touch(one, other):
-    "Whether two (H, W) bool masks share an edge of pixels."
-    across = (one[:, :-1] & other[:, 1:]) | (other[:, :-1] & one[:, 1:])
-    down = (one[:-1] & other[1:]) | (other[:-1] & one[1:])
-    return across.any() or down.any()
-
-# %% ../nbs/15_segmenter.ipynb #da35cb72
-def _answer(hierarchy, settings, floor, valid):
-    "The labels that the settings ask for, by patches: (labels, of_patch) as keywords of a `Segmentation`."
-    n_segments, level, least = settings["n_segments"], settings["level"], settings["min_size"]
-    if n_segments is not None or level is not None: of_patch = hierarchy.segments(n_segments, level, least, floor or 1)
-    else: of_patch = hierarchy.clusters(settings["cluster_level"], least, settings["n_clusters"])
-    return _ordered(hierarchy.at_pixels(of_patch), of_patch, valid)
-
-def _ordered(labels, of_patch, valid):
-    "Ids by falling area, for pixels and patches alike; -1 for pixels without data."
-    ordered = by_area(labels, valid)
-    if of_patch is None: return {"labels": ordered, "of_patch": None}
-    new = np.zeros(max(labels.max(), of_patch.max()) + 1, np.int64)
-    kept = slice(None) if valid is None else valid
-    new[labels[kept].ravel()] = ordered[kept].ravel()
-    return {"labels": ordered, "of_patch": new[of_patch]}
 
 # %% ../nbs/15_segmenter.ipynb #b0f28412
 def _write_npz(seg, path):
@@ -503,88 +532,102 @@ def segment(
     n_segments: whole(1) = None, # exactly so many connected segments; not together with `n_clusters` or `level`
     # exactly so many clusters, each perhaps in several places; not together with `n_segments` or `level`
     n_clusters: whole(1) = None,
-    # connected segments: neighbours are joined unless they differ by more than this, so a larger level gives fewer
-    # segments; 1 is typical; as many as the floor (`min_labels`) stay at least; not together with `n_segments` or
-    # `n_clusters`
+    # connected segments instead of clusters: neighbours are joined unless they differ by more than this, so a larger
+    # level gives fewer segments; the photo sets the unit: of all joins, down to a single segment, nine in ten are below
+    # 1; at least as many segments stay as `min_labels` says; not together with `n_segments` or `n_clusters`
     level: number(0) = None,
-    # pixels of the photo that the smallest segment has (of a cluster: its smallest place): a smaller one is joined to
-    # the neighbour that is most like it; 0: none is; by default 1/10,000 of the photo, less where so many segments are
-    # asked for; without effect where `cluster_level` is 0
+    # the least size of a connected segment, and of each place of a cluster, in pixels of the photo: a smaller one is
+    # joined to the neighbour that is most like it; 0: no least size; by default 1/10,000 of the photo, less where so
+    # many segments are asked for; without effect on labels that are read pixel by pixel (`cluster_level` 0, and no
+    # number asked for)
     min_size: whole(0) = None,
     # the network sees the photo reduced to at most so many pixels: more give finer detail and take longer; 0: not
     # reduced; the labels have the size of the photo in any case
     max_pixels: whole(0) = None,
     # start of the random numbers, which give the first weights and a sample of pixels: the same seed gives the same
-    # result on the same machine
+    # result on the same machine, another one a slightly different result
     seed: whole(0, 2**32 - 1) = 0,
     # What is read
 
     # what the axes are, a letter for each: "YXC" (rows, columns, bands), "CYX", "ZYX" (pages, rows, columns) and so on;
     # by default what the source says, or a guess where only one is likely
     axes: str | None = None,
-    page: whole(1) = None, # which picture of several, from 1; by default the first, with a warning
-    pages: one_of("all") = None, # "all": every picture of several; the result is a list, one segmentation a page
+    # which picture of a file or stack that has several, counted from 1; by default the first, with a warning
+    page: whole(1) = None,
+    # "all": every picture of a file or stack that has several; the result is a list, one segmentation a page
+    pages: one_of("all") = None,
     # the two numbers that become 0 (black) and 1 (white); by default the range that the file states; if it states none,
-    # 0 to 255 for 8 bits, 0 to 1 for fractions from 0 to 1, and for other whole numbers 0 to the first of 1, 255, 1023,
-    # 4095, 16383 and 65535 that none is above (65535 for 16 bits up to 255); else the smallest and the largest number,
-    # with a warning
+    # 0 to 255 for numbers of 8 bits, 0 to 1 for fractions from 0 to 1, and for other whole numbers from 0 to the least
+    # of 1, 255, 1023, 4095, 16383 and 65535 that holds them all (65535 for 16 bits up to 255); for all others the
+    # smallest and the largest number, with a warning
     value_range: tuple[float, float] | None = None,
-    # the value of pixels without data, or one value a band; by default the source's own; False: there is none
+    # the value of pixels without data, or one value a band; by default the one that the source names, or a value that
+    # is far from all others, with a warning; False: there is none
     nodata: float | bool | Sequence[float] | None = None,
     # which pixels are used: an image file or an array (H, W) that is 0 where a pixel is left out; by default all are
     mask: Any = None,
     # The method
 
-    # how the weight w of the wish that neighbours share a label follows q', the number of labels in use: "fsf", w = q'
-    # / mu, falls as labels merge; "scf", w = mu / q', rises; "fixed", w = mu; or a function from q' to w
+    # the loss weighs two wishes: pixels that look alike share a label, and neighbours do; the weight w of the second
+    # depends on q', the number of labels in use: "fsf" (feature similarity focus), w = q' / mu, falls as labels merge;
+    # "scf" (spatial continuity focus), w = mu / q', rises; "fixed", w = mu; or a function from q' to w
     variant: str | Callable[[int], float] = "fsf",
-    # mu of that weight: the number of labels at which w is 1 (of "fixed": w itself)
+    # mu of `variant`: the number of labels at which w is 1 (of "fixed": w itself); with "fsf" a larger mu keeps more
+    # labels, with "scf" and "fixed" fewer
     mu: float | None = None,
     # the floor: the fit ends when only so many labels are in use; this is not the number that you get, for which there
     # are `n_segments` and `n_clusters`; "silhouette": found from the photo, as in the paper (opt_nC); a number from 1
     # to q - 1; or None: no floor
     min_labels: str | int | None = "silhouette",
-    # where "silhouette" looks for the floor: "image", in the colours; "features", in the network's features before the
-    # fit
+    # what "silhouette" looks at to find the floor: "image", the colours; "features", the feature map of the network
+    # before the fit
     on: one_of("image", "features") = "image",
-    M: whole(1) = None, # M of the paper: convolution blocks of the network
-    p: whole(1) = None, # p of the paper: channels of the feature map
-    # q of the paper: channels of the response map, and so the number of labels that there can be
+    M: whole(1) = None, # M of the paper: number of convolution blocks in the network (of features="cnn")
+    p: whole(1) = None, # p of the paper: number of channels of the feature map
+    # q of the paper: number of channels of the response map, and so the most labels that there can be
     q: whole(2) = None,
-    T: whole(1) = None, # T of the paper: updates of the weights at most
+    # T of the paper: the most updates of the weights; the fit may end earlier, see `tol` and `min_labels`
+    T: whole(1) = None,
     # learning rate: how far one update moves the weights
     lr: number(TINY, words="a finite number above 0") = None,
     # momentum: the share of an update that is repeated by the next
     momentum: number(0, 1 - 2**-53, "a number of at least 0 and below 1") = None,
     weight_decay: number(0) = None, # weight decay: how strongly an update pulls the weights to 0
-    # the fit ends when a smaller share of pixels than this changes its label in each of five updates; 0: never for that
-    # reason
+    # the fit ends when a smaller share of the pixels than this changes its label in each of five updates in a row; 0:
+    # it never ends for that reason
     tol: number(0, 1 - 2**-53, "a number of at least 0 and below 1") = None,
-    # give each band the mean 0 and the standard deviation 1 before the fit (for features="cnn")
+    # give each band the mean 0 and the standard deviation 1 before the fit, so that none counts more because its
+    # numbers are larger (for features="cnn")
     standardised: YES_NO = None,
-    # what the network sees beyond the border of the photo: "zeros"; or "replicate", the nearest pixel again
+    # what the network sees beyond the border of the photo: "zeros", which may grow a frame of labels of their own;
+    # "replicate", the pixels at the border once more (for features="cnn")
     padding: one_of("zeros", "replicate") = None,
-    # for clusters only: the photo is cut into segments at this level, as `level` does it, and segments that are alike
-    # become a cluster: a larger one gives smoother clusters; 0: no segments, each pixel has the label of the network
+    # for clusters only: the photo is cut into segments at this level, as `level` does it, and segments that look alike
+    # become a cluster: a larger one gives smoother clusters; 0: no segments, each pixel has the label that the network
+    # gives it (with `n_clusters`: the smallest patches become clusters)
     cluster_level: number(0) = None,
-    # of a step between neighbours: its size ("l1"), or Huber's, which is its square where it is small ("huber")
+    # what the loss charges for a difference between the responses of neighbours: its size ("l1"), or Huber's penalty,
+    # which charges less for small differences ("huber")
     penalty: one_of("l1", "huber") = None,
-    diagonals: YES_NO = None, # diagonal neighbours count in the continuity term as well
+    diagonals: YES_NO = None, # the loss compares diagonal neighbours as well
     # Hints
 
     # what you have drawn on the photo: an image file of its size with transparent background, a colour for each class
-    # (its label is 1, 2 ...); or an array (H, W) of whole numbers, which are the labels; further clusters have
-    # larger labels
+    # (labels 1, 2 ... in the order of the colours' RGB values); or an array (H, W) of whole numbers, which are the
+    # labels; further clusters have larger labels
     scribbles: str | os.PathLike | np.ndarray | None = None,
-    unmarked: whole(-10**9) = 0, # the number where nothing is drawn, in an array of scribbles
-    only_scribbled: YES_NO = False, # every pixel gets a label that was drawn: there are no further clusters
-    # labels to follow, of another method or your own: a label picture, which is a file; or an array (H, W) of whole
-    # numbers; or a function from the image (H, W, C) to such an array; by default there are none
+    unmarked: whole(-10**9) = 0, # the number that says "nothing is drawn here", in an array of scribbles
+    # every pixel gets one of the labels that you drew; without it there may be further clusters
+    only_scribbled: YES_NO = False,
+    # labels that the fit is drawn towards, from another method or from you; the result need not repeat them: a label
+    # picture, which is a file; or an array (H, W) of whole numbers; or a function from the image (H, W, C) to such an
+    # array; by default there are none
     guide: str | os.PathLike | np.ndarray | Callable[[np.ndarray], np.ndarray] | None = None,
-    guide_weight: number(0) = 1.0, # how much the guide counts in the loss; 0: not at all
-    unguided: whole(-10**9) = -1, # the number of pixels of which the guide says nothing
-    # which cluster a label of the guide means: "hungarian", each label another one; "majority", the one that most of
-    # its pixels have, which labels may share
+    guide_weight: number(0) = 1.0, # weight of the guide in the loss: 0, it has no say; 1, as in DynaGuide
+    # the number in the guide that says "no guidance here"; in a picture with colours, transparent pixels say it
+    unguided: whole(-10**9) = -1,
+    # which label of the network stands for a label of the guide: "hungarian", a different one for each; "majority", the
+    # one that most of its pixels have, so that two labels of the guide may share it
     guide_matching: one_of("hungarian", "majority") = "hungarian",
     # Other networks
 
@@ -595,14 +638,14 @@ def segment(
     # the weights of a ResNet or a network of timm: "DEFAULT", trained ones, downloaded once; a file with weights; None:
     # random ones
     weights: str | os.PathLike | None = "DEFAULT",
-    # leave the weights of that network as they are, and fit only what follows it; by default yes, unless they are
-    # random
+    # leave the weights of that network as they are, and fit only the layers behind it; by default yes if they were
+    # trained, no if they are random
     freeze: bool | None = None,
     # Running
 
     # where the fit runs: "cpu", "cuda" (NVIDIA) or "mps" (Apple); by default on a GPU if there is one
     device: str | torch.device | None = None,
-    # compute convolutions with 16 bits (bfloat16): faster on some devices, with slightly other results
+    # compute convolutions with 16 bits (bfloat16): faster on some devices, with slightly different results
     autocast: YES_NO = False,
     progress: YES_NO = True, # show a progress bar when a fit takes more than a second
     callback: Callable[[Step], object] | None = None, # sees each step of the fit; returns something true to end it
@@ -751,6 +794,16 @@ def _warn_of_idle(settings, given):
         and not settings["cluster_level"]):
         warn(f"min_size={given['min_size']} has no effect on labels that are read pixel by pixel "
              f"(cluster_level=0).")
+    if given.get("on", SETTINGS["on"]) != SETTINGS["on"] and settings["min_labels"] != "silhouette":
+        warn(f"on={given['on']!r} has no effect without min_labels='silhouette'.")
+    _warn_of_other_network(settings, given)
+
+def _warn_of_other_network(settings, given):
+    "Warns of settings of the CNN that were given for another network."
+    if isinstance(settings["features"], str) and settings["features"] == "cnn": return
+    for name in ("M", "padding", "standardised"):
+        if given.get(name) not in (None, PRESETS[settings["preset"]][name]):
+            warn(f"{name}={given[name]!r} has no effect on this network; it is for features='cnn'.")
 
 def _checked_floor(min_labels, q):
     if min_labels is None or isinstance(min_labels, str) and min_labels == "silhouette": return min_labels
@@ -767,14 +820,57 @@ def _device(device, autocast=False):
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try: torch.zeros(1, device=device, dtype=torch.float32).item()
     except Exception as e: # PyTorch raises RuntimeError, AssertionError or others, by backend
-        raise InputError(f"device={device!r} cannot be used ({str(e).splitlines()[0]}). Leave it out for the best "
-                         f"there is, or take 'cpu'.") from e
+        raise InputError(f"device={device!r} cannot be used ({_reason(e)}). Leave it out for the best there is, or "
+                         f"take 'cpu'.") from e
     device = torch.device(device)
     try: precision(device, autocast)
     except RuntimeError as e:
-        raise InputError(f"autocast=True cannot be used with device={str(device)!r} ({str(e).splitlines()[0]}). Leave "
-                         f"it out.") from e
+        raise InputError(f"autocast=True cannot be used with device={str(device)!r} ({_reason(e)}). Leave it "
+                         f"out.") from e
     return device
+
+def _reason(e):
+    "The beginning of an error of PyTorch, which may fill a page."
+    return shorten(str(e).partition(". ")[0], 100, placeholder=" ...")
+
+# %% ../nbs/15_segmenter.ipynb #aada284c
+def _clustered(on, image, valid, net, x, seen):
+    """What the silhouette phase clusters: the image, or the feature map before the fit, (h, w, p); of pixels with data
+    alone, (n, p)."""
+    if on == "image": return image if valid is None else image[valid]
+    with torch.no_grad(), over_valid(net, seen), fixed_threads(x, net): maps = net.features(x)[0].permute(1, 2, 0)
+    return (maps if seen is None else maps[seen]).cpu().numpy()
+
+def _floor(pixels, settings):
+    phase = silhouette_phase(pixels, seed=settings["seed"])
+    at_end = len(phase.ks) > 1 and phase.opt_nC == phase.ks[-1] and phase.opt_nC == K_MAX
+    return int(phase.ks[0]) if at_end and settings["preset"] not in PUBLISHED else phase.opt_nC
+
+K_MAX = signature(silhouette_phase).parameters["k_max"].default
+
+# %% ../nbs/15_segmenter.ipynb #cb2f737b
+def _scribbles(settings, size, valid):
+    "The scribbles of the settings, checked; pixels without data have none. Raises `InputError`."
+    if settings["scribbles"] is None: return None
+    found = read_scribbles(settings["scribbles"], size, settings["unmarked"], valid)
+    classes = len(found.names)
+    if settings["only_scribbled"] and classes < 2:
+        raise InputError(f"The scribbles have one class only, {found.names[0]}, which would be the whole photo. "
+                         "Mark a second one, or leave out only_scribbled.")
+    if classes >= settings["q"]:
+        raise InputError(f"The scribbles have {classes} classes; expected fewer than q={settings['q']}. Raise q.")
+    return found
+
+def _guide(settings, image, valid, scribbles, size):
+    "The labels to follow at the working size; scribbles come before them. Raises `InputError`."
+    if settings["guide"] is None: return None
+    guide = read_guide(settings["guide"], image, settings["unguided"], valid)
+    if scribbles is not None: guide[scribbles.marks > 0] = -1
+    guide = guide_at(guide, size)
+    K = guide.max() + 1
+    if not K: return None # scribbles wherever there is guidance
+    if K > settings["q"] and settings["guide_matching"] == "hungarian": raise InputError(too_many(K, settings["q"]))
+    return guide
 
 # %% ../nbs/15_segmenter.ipynb #30cbec97
 class Prepared(NamedTuple):
@@ -818,43 +914,6 @@ def prepare(
     floor = None if scribbles is not None and settings["only_scribbled"] else settings["min_labels"]
     if floor == "silhouette": floor = _floor(_clustered(settings["on"], image, valid, net, x, seen), settings)
     return Prepared(image, x, net, floor, checked, start, valid, meta or {}, seen, scribbles, guide)
-
-def _scribbles(settings, size, valid):
-    "The scribbles of the settings, checked; pixels without data have none. Raises `InputError`."
-    if settings["scribbles"] is None: return None
-    found = read_scribbles(settings["scribbles"], size, settings["unmarked"], valid)
-    classes = len(found.names)
-    if settings["only_scribbled"] and classes < 2:
-        raise InputError(f"The scribbles have one class only, {found.names[0]}, which would be the whole photo. "
-                         "Mark a second one, or leave out only_scribbled.")
-    if classes >= settings["q"]:
-        raise InputError(f"The scribbles have {classes} classes; expected fewer than q={settings['q']}. Raise q.")
-    return found
-
-def _guide(settings, image, valid, scribbles, size):
-    "The labels to follow at the working size; scribbles come before them. Raises `InputError`."
-    if settings["guide"] is None: return None
-    guide = read_guide(settings["guide"], image, settings["unguided"], valid)
-    if scribbles is not None: guide[scribbles.marks > 0] = -1
-    guide = guide_at(guide, size)
-    K = guide.max() + 1
-    if not K: return None # scribbles wherever there is guidance
-    if K > settings["q"] and settings["guide_matching"] == "hungarian": raise InputError(too_many(K, settings["q"]))
-    return guide
-
-def _clustered(on, image, valid, net, x, seen):
-    """What the silhouette phase clusters: the image, or the feature map before the fit, (h, w, p); of pixels with data
-    alone, (n, p)."""
-    if on == "image": return image if valid is None else image[valid]
-    with torch.no_grad(), over_valid(net, seen), fixed_threads(x, net): maps = net.features(x)[0].permute(1, 2, 0)
-    return (maps if seen is None else maps[seen]).cpu().numpy()
-
-def _floor(pixels, settings):
-    phase = silhouette_phase(pixels, seed=settings["seed"])
-    at_end = len(phase.ks) > 1 and phase.opt_nC == phase.ks[-1] and phase.opt_nC == K_MAX
-    return int(phase.ks[0]) if at_end and settings["preset"] not in PUBLISHED else phase.opt_nC
-
-K_MAX = signature(silhouette_phase).parameters["k_max"].default
 
 # %% ../nbs/15_segmenter.ipynb #858f36d9
 def steps_of(

@@ -20,10 +20,10 @@ from .images import InputError, filled
 from .many import read_each
 from .matching import THRESHOLD, Palette, label_features, renumbered
 from .network import over_valid
-from .outlines import means, resized
+from .merging import means, resized
 from .segmenter import Segmentation, check_settings, kept_softmax, reading_of
 from .together import check_shared, fit_together, own_statistics
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/18_sequence.ipynb #sq0006
 class Clip(NamedTuple):
@@ -114,7 +114,8 @@ INERTIA = 0.7 # beta
 def segment_sequence(
     frames, # frames in order, of one number of bands: a list, an iterator, an array (N, H, W, C) ...
     *,
-    updates: int | None = None, # for each frame but the first; None: a twentieth of T, at least one; 0: the network of the first frame
+    # for each frame but the first; None: a twentieth of T, at least one; 0: the network of the first frame
+    updates: int | None = None,
     inertia: float = INERTIA, # beta: bonus of the last frame's label, in units of softmax; 0: none
     threshold: float = THRESHOLD, # distance from which on a thing is new: 1 is 20 units of CIELAB
     **settings, # of `segment`; features is "cnn"

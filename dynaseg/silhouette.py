@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .images import InputError
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/05_silhouette.ipynb #402d94ec
 def mean_silhouette(

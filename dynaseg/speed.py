@@ -36,7 +36,7 @@ from .loss import loss_gradient
 from .network import cnn_net
 from .segmenter import segment
 from .weighting import fsf
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/24_speed.ipynb #e320fd15
 def plain_loop(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GAP', 'STATISTICS', 'Canvas', 'at_working_size', 'on_canvas', 'keep_statistics', 'own_statistics', 'groups_of',
-           'SharedNetwork', 'voted', 'palette_of', 'nearest', 'fit_together', 'check_shared', 'DynaSeg']
+           'voted', 'palette_of', 'nearest', 'SharedNetwork', 'check_shared', 'fit_together', 'DynaSeg']
 
 # %% ../nbs/17_together.ipynb #tg0003
 import json
@@ -28,17 +28,17 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from .fit import Step, fixed_threads, precision
-from .granularity import Hierarchy, joined
+from .granularity import Hierarchy, joined, part_means
 from .images import (InputError, Picture, filled, read_image, standardise, to_tensor, valid_at, warn,
                             working_size)
 from .labels import writing
 from .many import read_each
 from .network import ResponseNet, labels_at, over_valid
-from .outlines import cut, means, perceived, resized
+from .merging import cut, means, perceived, resized
 from .pretrained import response_net
 from .segmenter import (RULES, Prepared, Segmentation, check_settings, finish, kept_softmax, maps_of,
                                prepare, reading_of, segment, warn_of_cost, watched, with_settings_of_segment)
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/17_together.ipynb #tg0012
 GAP = 2 # columns between two photos: a convolution of 3x3 reads one pixel beyond each
@@ -131,10 +131,68 @@ def groups_of(
     areas = np.bincount(group, sizes)
     return used, (-areas).argsort(kind="stable").argsort(kind="stable")[group]
 
-# %% ../nbs/17_together.ipynb #tg0024
+# %% ../nbs/17_together.ipynb #tg0025
+def voted(
+    hierarchy: Hierarchy, # of a photo, with the softmax of q' outputs
+    groups: np.ndarray, # (q',) int64: the label of each output
+    min_size: int | None = None, # pixels of the photo below which a patch joins a neighbour; None: none does
+) -> np.ndarray: # (n,) int64
+    "For each patch the label with the largest mean softmax."
+    shares = means(hierarchy.patches, resized(hierarchy.soft, hierarchy.patches.shape))
+    if min_size is None: return (shares @ np.eye(groups.max() + 1)[groups]).argmax(1) # nothing is asked of the tree
+    parts = cut(hierarchy.tree, level=-1, min_size=hierarchy.scaled(min_size))
+    weights = hierarchy.sizes[:, None] * shares
+    of_output = np.stack([np.bincount(parts, column) for column in weights.T], 1)
+    of_label = of_output @ np.eye(groups.max() + 1)[groups]
+    return of_label.argmax(1)[parts]
+
+# %% ../nbs/17_together.ipynb #tg0028
+def palette_of(
+    features: np.ndarray, # (n, d) of each patch
+    sizes: np.ndarray, # (n,) pixels of each
+    labels: np.ndarray, # (n,) int64 from 0, each in use
+) -> np.ndarray: # (labels, d)
+    "Mean features of each label, weighted by area."
+    return part_means(labels, sizes, features)[1]
+
+def nearest(
+    hierarchy: Hierarchy, # of a photo
+    palette: np.ndarray, # (labels, d) from `palette_of`
+    level: float, # of the merge tree, whose segments get labels
+    min_size: int | None = None, # pixels of the photo that a segment has at least; None: no specks
+) -> np.ndarray: # (n,) int64
+    "For each patch the label whose palette entry is nearest to the segment that the patch is part of."
+    parts = cut(hierarchy.tree, level, min_size=hierarchy.scaled(min_size))
+    means_of_parts = palette_of(hierarchy.features, hierarchy.sizes, parts)
+    distances = ((means_of_parts[:, None] - palette) ** 2).sum(-1)
+    return distances.argmin(1)[parts]
+
+def _of_patches(hierarchy, groups, palette, settings):
+    "(n,) the label of each patch: by the palette where there is one, otherwise by a vote."
+    if palette is None: return voted(hierarchy, groups, settings["min_size"])
+    return nearest(hierarchy, palette, settings["cluster_level"], settings["min_size"])
+
+# %% ../nbs/17_together.ipynb #f50cdb13
 STATISTICS = ("running", "batch")
 _TURN = Lock() # batch norms are set for one photo; one of another thread waits
 
+def _check_statistics(statistics):
+    if statistics not in STATISTICS:
+        raise InputError(f"statistics={statistics!r}; expected 'running' or 'batch'.")
+
+def _standardised(x, seen, mean, spread, statistics):
+    "The photo x, (1, C, h, w), minus the mean and divided by the spread of each band: its own, or those of the fit."
+    if statistics == "batch": return standardise(x, seen)
+    mean, spread = (values.to(x.device)[None, :, None, None] for values in (mean, spread))
+    return (x - mean) / spread
+
+@torch.no_grad()
+def _read(net, x, seen, own_norms, autocast):
+    "(q, h, w): the response map of one photo; these batch norms take its own statistics."
+    with _TURN, own_statistics(own_norms), over_valid(net, seen), fixed_threads(x, net):
+        with precision(x.device, autocast): return net(x)[0]
+
+# %% ../nbs/17_together.ipynb #tg0024
 @dataclass(eq=False)
 class SharedNetwork:
     "A network that was fitted to one photo or several, and labels others."
@@ -185,22 +243,16 @@ class SharedNetwork:
         if x.shape[1] != self.bands:
             raise InputError(f"The photo has {x.shape[1]} bands; expected {self.bands}, as the photos of the fit have.")
         if settings["standardised"] and settings["features"] == "cnn":
-            if statistics == "batch": x = standardise(x, seen)
-            else: x = (x - self._column(self.mean)) / self._column(self.spread)
+            x = _standardised(x, seen, self.mean, self.spread, statistics)
         return filled(x, seen), seen
 
-    def _column(self, values): return values.to(self.device)[None, :, None, None]
-
-    @torch.no_grad()
     def response(self,
         picture: Picture, # from `read_image`
         statistics: str = "running", # "running" (over the photos of the fit) or "batch" (its own)
     ) -> torch.Tensor: # (q', h, w) float32
         "The response map of a photo, of the outputs in use. Raises `InputError`."
         x, seen = self.input(picture, statistics)
-        norms = self.norms if statistics == "batch" else []
-        with _TURN, own_statistics(norms), over_valid(self.net, seen), fixed_threads(x, self.net):
-            with precision(x.device, self.settings["autocast"]): r = self.net(x)[0]
+        r = _read(self.net, x, seen, self.norms if statistics == "batch" else [], self.settings["autocast"])
         return filled(r[self.used.to(r.device)], seen)
 
     def label(self,
@@ -217,7 +269,7 @@ class SharedNetwork:
         maps = maps_of(self.net, picture.pixels, picture.valid, settings["features"], self.device)
         hierarchy = Hierarchy(picture.pixels, kept_softmax(response, picture.pixels), picture.valid, maps)
         if settings["cluster_level"]:
-            of_patch = self._of_patches(hierarchy, settings)
+            of_patch = _of_patches(hierarchy, self.groups, self.palette, settings)
             labels = hierarchy.at_pixels(of_patch)
         else:
             of_patch = None
@@ -225,11 +277,6 @@ class SharedNetwork:
         if picture.valid is not None: labels = np.where(picture.valid, labels, -1)
         return Segmentation(labels, picture.pixels, self.floor, self.stop_reason, self.history, dict(settings),
                             time.perf_counter() - start, hierarchy, of_patch, picture.valid, dict(picture.meta))
-
-    def _of_patches(self, hierarchy, settings):
-        "(n,) the label of each patch."
-        if self.palette is None: return voted(hierarchy, self.groups, settings["min_size"])
-        return nearest(hierarchy, self.palette, settings["cluster_level"], settings["min_size"])
 
     def save(self,
         path: str | os.PathLike, # .npz
@@ -254,46 +301,32 @@ class SharedNetwork:
         return (f"SharedNetwork({self.photos} photo{'s' * (self.photos != 1)} of {self.bands} bands, {self.n_labels} "
                 f"labels, floor={self.floor}, stop_reason={self.stop_reason!r})")
 
-def _check_statistics(statistics):
-    if statistics not in STATISTICS:
-        raise InputError(f"statistics={statistics!r}; expected 'running' or 'batch'.")
+# %% ../nbs/17_together.ipynb #372c494f
+def check_shared(
+    settings: dict, # from `check_settings`
+):
+    "Raises `InputError` for settings that have no meaning for several photos."
+    if settings["n_segments"] is not None or settings["level"] is not None:
+        raise InputError("Connected segments belong to one photo: their numbers cannot mean the same on another. Leave "
+                         "out n_segments, level and preset='segments'; ask the result of a photo with at().")
+    if settings["scribbles"] is not None:
+        raise InputError("scribbles belong to one photo. Give them to segment, photo by photo.")
+    if settings["guide"] is not None:
+        raise InputError("A guide belongs to one photo. Give it to segment, photo by photo.")
+    if settings["pages"] is not None:
+        raise InputError("pages='all': here each photo is one picture. For all pages of a file pass "
+                         "list(dynaseg.images.pages(file)) as the photos.")
+    if settings["features"] != "cnn":
+        raise InputError(f"features={settings['features']!r}: photos share a network with features='cnn' alone.")
 
-# %% ../nbs/17_together.ipynb #tg0025
-def voted(
-    hierarchy: Hierarchy, # of a photo, with the softmax of q' outputs
-    groups: np.ndarray, # (q',) int64: the label of each output
-    min_size: int | None = None, # pixels of the photo below which a patch joins a neighbour; None: none does
-) -> np.ndarray: # (n,) int64
-    "For each patch the label with the largest mean softmax."
-    shares = means(hierarchy.patches, resized(hierarchy.soft, hierarchy.patches.shape))
-    if min_size is None: return (shares @ np.eye(groups.max() + 1)[groups]).argmax(1) # nothing is asked of the tree
-    parts = cut(hierarchy.tree, level=-1, min_size=hierarchy.scaled(min_size))
-    weights = hierarchy.sizes[:, None] * shares
-    of_output = np.stack([np.bincount(parts, column) for column in weights.T], 1)
-    of_label = of_output @ np.eye(groups.max() + 1)[groups]
-    return of_label.argmax(1)[parts]
-
-# %% ../nbs/17_together.ipynb #tg0028
-def palette_of(
-    features: np.ndarray, # (n, d) of each patch
-    sizes: np.ndarray, # (n,) pixels of each
-    labels: np.ndarray, # (n,) int64 from 0, each in use
-) -> np.ndarray: # (labels, d)
-    "Mean features of each label, weighted by area."
-    sums = np.stack([np.bincount(labels, sizes * feature) for feature in features.T], 1)
-    return sums / np.bincount(labels, sizes)[:, None]
-
-def nearest(
-    hierarchy: Hierarchy, # of a photo
-    palette: np.ndarray, # (labels, d) from `palette_of`
-    level: float, # of the merge tree, whose segments get labels
-    min_size: int | None = None, # pixels of the photo that a segment has at least; None: no specks
-) -> np.ndarray: # (n,) int64
-    "For each patch the label whose palette entry is nearest to the segment that the patch is part of."
-    parts = cut(hierarchy.tree, level, min_size=hierarchy.scaled(min_size))
-    means_of_parts = palette_of(hierarchy.features, hierarchy.sizes, parts)
-    distances = ((means_of_parts[:, None] - palette) ** 2).sum(-1)
-    return distances.argmin(1)[parts]
+def _check_bands(pictures):
+    "Raises `InputError` for no photos, and for photos that one network cannot read."
+    if not pictures: raise InputError("There is no photo to fit a network to; expected at least one.")
+    bands = [picture.pixels.shape[2] for picture in pictures]
+    for i, n in enumerate(bands):
+        if n != bands[0]:
+            raise InputError(f"images[{i}] has {n} bands, images[0] has {bands[0]}; one network reads photos of one "
+                             f"number of bands. Fit one network for each.")
 
 # %% ../nbs/17_together.ipynb #tg0031
 @torch.inference_mode(False)
@@ -330,32 +363,6 @@ def _shared(ready, fitted, used, groups, checked, photos):
     norms = keep_statistics(ready)
     return SharedNetwork(ready.net, norms, mean, spread, used, groups, checked.settings, checked.device,
                          ready.floor, fitted.reason, fitted.history, photos)
-
-def check_shared(
-    settings: dict, # from `check_settings`
-):
-    "Raises `InputError` for settings that have no meaning for several photos."
-    if settings["n_segments"] is not None or settings["level"] is not None:
-        raise InputError("Connected segments belong to one photo: their numbers cannot mean the same on another. Leave "
-                         "out n_segments, level and preset='segments'; ask the result of a photo with at().")
-    if settings["scribbles"] is not None:
-        raise InputError("scribbles belong to one photo. Give them to segment, photo by photo.")
-    if settings["guide"] is not None:
-        raise InputError("A guide belongs to one photo. Give it to segment, photo by photo.")
-    if settings["pages"] is not None:
-        raise InputError("pages='all': here each photo is one picture. For all pages of a file pass "
-                         "list(dynaseg.images.pages(file)) as the photos.")
-    if settings["features"] != "cnn":
-        raise InputError(f"features={settings['features']!r}: photos share a network with features='cnn' alone.")
-
-def _check_bands(pictures):
-    "Raises `InputError` for no photos, and for photos that one network cannot read."
-    if not pictures: raise InputError("There is no photo to fit a network to; expected at least one.")
-    bands = [picture.pixels.shape[2] for picture in pictures]
-    for i, n in enumerate(bands):
-        if n != bands[0]:
-            raise InputError(f"images[{i}] has {n} bands, images[0] has {bands[0]}; one network reads photos of one "
-                             f"number of bands. Fit one network for each.")
 
 # %% ../nbs/17_together.ipynb #tg0042
 _KIND = "dynaseg.together.SharedNetwork 1" # what such a file says of itself
@@ -409,6 +416,21 @@ def _net_of(found, checked):
     net.load_state_dict(state)
     return net.to(checked.device)
 
+# %% ../nbs/17_together.ipynb #a4a840b2
+def _refuse_table(X):
+    "Raises `InputError` for (pixels, bands), as scikit-learn's other clusterers take them."
+    shape = np.shape(X) if hasattr(X, "shape") else ()
+    if len(shape) == 2 and shape[1] <= 4 < shape[0]:
+        raise InputError(f"X has the shape {tuple(shape)}; expected one image (H, W, bands). A table of pixels, as "
+                         "from image.reshape(-1, 3), does not say which pixels are neighbours: give the image itself. "
+                         "(A grey image of so few columns: X[..., None].)")
+
+def _estimator_signature():
+    "That of `segment`, for `DynaSeg.__init__`: scikit-learn reads the names of settings there."
+    me = Parameter("self", Parameter.POSITIONAL_OR_KEYWORD)
+    image, preset, *others = signature(segment).parameters.values()
+    return Signature([me, preset.replace(kind=Parameter.POSITIONAL_OR_KEYWORD), *others])
+
 # %% ../nbs/17_together.ipynb #tg0045
 class DynaSeg(ClusterMixin, BaseEstimator):
     """`segment` as a scikit-learn clusterer of the pixels of one image, or of several with one network.
@@ -459,20 +481,6 @@ class DynaSeg(ClusterMixin, BaseEstimator):
         if isinstance(X, (list, tuple)): return [self.network_.label(image, statistics).labels for image in X]
         _refuse_table(X)
         return self.network_.label(X, statistics).labels
-
-def _refuse_table(X):
-    "Raises `InputError` for (pixels, bands), as scikit-learn's other clusterers take them."
-    shape = np.shape(X) if hasattr(X, "shape") else ()
-    if len(shape) == 2 and shape[1] <= 4 < shape[0]:
-        raise InputError(f"X has the shape {tuple(shape)}; expected one image (H, W, bands). A table of pixels, as "
-                         "from image.reshape(-1, 3), does not say which pixels are neighbours: give the image itself. "
-                         "(A grey image of so few columns: X[..., None].)")
-
-def _estimator_signature():
-    "That of `segment`, for `DynaSeg.__init__`: scikit-learn reads the names of settings there."
-    me = Parameter("self", Parameter.POSITIONAL_OR_KEYWORD)
-    image, preset, *others = signature(segment).parameters.values()
-    return Signature([me, preset.replace(kind=Parameter.POSITIONAL_OR_KEYWORD), *others])
 
 DynaSeg.__init__.__signature__ = _estimator_signature()
 

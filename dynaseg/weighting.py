@@ -11,7 +11,7 @@ from collections.abc import Callable
 from numbers import Real
 
 from .images import InputError
-from .words import document
+from .docstrings import document
 
 # %% ../nbs/04_weighting.ipynb #62f49d2c
 def fixed(

@@ -76,6 +76,14 @@ def photo():
 
 
 @pytest.fixture
+def red_half():
+    "(40, 60, 3) float32: a dark half and a red one, both with a little noise."
+    image = np.random.default_rng(0).uniform(0, .1, (40, 60, 3)).astype(np.float32)
+    image[:, 30:, 0] += .8
+    return image
+
+
+@pytest.fixture
 def quick():
     "Settings of `segment` for a fit of some milliseconds."
     return dict(M=1, p=8, q=8, T=6, progress=False, device="cpu")

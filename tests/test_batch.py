@@ -1134,8 +1134,10 @@ def test_the_sample_is_drawn_with_the_seed(photos, out, alike, tmp_path):
 
 def test_another_network_is_refused_and_replaced_by_force(photos, out, alike, quick):
     segment_folder(photos, out, **alike)
-    for other in (alike | {"sample": 3}, alike | {"statistics": "batch"}, alike | {"T": 3}):
-        with pytest.raises(InputError, match="fitted with other settings"): segment_folder(photos, out, **other)
+    for other, said in (({"sample": 3}, r"sample=\d+ \(now 3\)\."), ({"T": 3}, r"T=\d+ \(now 3\)\."),
+                        ({"statistics": "batch"}, r"statistics='running' \(now 'batch'\)\.")):
+        with pytest.raises(InputError, match=f"with other settings: {said}"):
+            segment_folder(photos, out, **alike | other)
     with pytest.raises(InputError, match="made with other settings"): segment_folder(photos, out, **quick)
     (out / "network.npz").unlink()
     with pytest.raises(InputError, match=r"network='\w+' \(now None\)"): segment_folder(photos, out, **alike)

@@ -307,7 +307,7 @@ def test_help_names_what_every_setting_may_be(cli, monkeypatch):
         elif rule.kind is not bool: assert given[name].metavar in ("N", "NUMBER", "N|all"), name
     for said in ("[above 0; default: fsf 40, scf 5, fixed 5; paper, dynaguide: fsf 15, scf 50, fixed 5]",
                  "[at least 0 and below 1; default: 0.9]", "[from 0 to 4294967295; default: 0]",
-                 "[at least 0; default: not used; segments: 1.4]", "[default: yes; paper, dynaguide: no]"):
+                 "[at least 0; default: not used; segments: 1.6]", "[default: yes; paper, dynaguide: no]"):
         assert said in out, said
     for words in PRESET_WORDS.values():
         assert words.strip("[]").replace("True", "yes").replace("False", "no") in out
@@ -336,7 +336,7 @@ def stack(folder, photo):
 def test_a_page_and_all_pages(cli, stack):
     code, out, err = cli("segment", "stack.tif", "-o", "one", *SMALL)
     assert code == 0 and "stack.tif, page 1 of 3" in out
-    assert err.count("This is page 1 of 3 of 'stack.tif': say --page 2 for another, or --page all (segment)") == 1
+    assert err.count("page 1 of 3 of 'stack.tif': say --page 2 for another, or --page all (dynaseg segment) for") == 1
     code, out, err = cli("segment", "stack.tif", "-o", "two", "--page", "2", "--json", *SMALL)
     assert (code, err) == (0, "") and json.loads(out)["page"] == 2
     code, out, err = cli("segment", "stack.tif", "-o", "all", "--page", "all", *SMALL)
@@ -560,6 +560,46 @@ report empty
 report text.png
 demo photo.png
 demo --out photo.png
+segment photo.png --n-segments 3 --n-clusters 2
+segment photo.png --diagonals yes
+segment photo.png --nodata-label 3 --format csv
+segment photo.png --guide nowhere.png
+segment photo.png --guide small.png
+segment photo.png --guide photo.png --q 2
+segment photo.png --preset dynaguide
+segment photo.png --scribbles one.png --only-scribbled
+segment photo.png --scribbles one.png --q 2 --min-labels 2
+segment photo.png --mask black.png
+segment photo.png --nodata 1,2
+segment photo.png --page 2
+segment photo.png --device mps
+segment photo.png --force=yes
+segment photo.png --value-range 0,255
+segment photo.png --weights nowhere.pth
+segment photo.png --features resnet18-fpn --weights text.png
+segment some.npz
+segment four.npy
+segment fake.heic
+segment fake.h5
+segment fake.dng
+segment fake.nii
+folder album out --page all
+folder album out --same-labels --n-segments 3
+folder album out --same-labels --preset segments
+folder album out --same-labels --statistics mean
+folder album out --preset dynaguide
+folder album out --guide small.png
+folder album out --scribbles one.png
+folder album out --out there
+folder album out --format tif
+folder album out one two
+folder album out --settings guided.json
+folder album out --settings drawn.json
+evaluate bsd500 --root empty --out photo.png
+evaluate bsd500 --root empty --out nowhere/results.csv
+evaluate bsd500 --root empty --seed 1
+evaluate bsd500 --root empty --preset dynaguide
+evaluate bsd500 --root empty --measures region --at 3
 """
 
 
@@ -572,13 +612,31 @@ def mistakes(folder):
     (folder / "zero.png").touch()
     (folder / "list.json").write_text('{"settings": [1]}')
     (folder / "unknown.json").write_text('{"settings": {"colour": 1}}')
+    (folder / "guided.json").write_text('{"settings": {"guide": "small.png"}}')
+    (folder / "drawn.json").write_text('{"settings": {"scribbles": "one.png"}}')
+    photo = np.asarray(Image.open("photo.png"))
+    drawn = np.zeros((*photo.shape[:2], 4), np.uint8)
+    drawn[2:5, 2:8] = 255
+    Image.fromarray(drawn).save("one.png")
+    Image.fromarray(photo[:5, :, 0]).save("small.png")
+    Image.fromarray(np.zeros(photo.shape[:2], np.uint8)).save("black.png")
+    np.savez("some.npz", photo=photo)
+    np.save("four.npy", photo[None] / 255)
+    for ending in ("heic", "h5", "dng", "nii"): (folder / f"fake.{ending}").write_bytes(b"no photo")
+    (folder / "album").mkdir()
+    Image.fromarray(photo).save("album/a.png")
+
+
+# words of Python: values, names of errors, arguments, calls, modules, and settings of two words
+PYTHON = (r"None(?! of)|True|False|Errno|\w+Error|Exception|\b\w+=|\(\)|nn\.|PIL|<|should be|\w\(path|\bsegment\("
+          r"|(?<![\w'./-])[a-z]+_[a-z]+|\(\d+, \d+\);|\[\d")
 
 
 @pytest.mark.parametrize("line", WRONG.split("\n")[1:-1])
 def test_a_wrong_command_gets_one_line_without_python(cli, mistakes, line):
     code, out, err = cli(*line.split())
     assert code in (1, 2) and out == "" and len(err.splitlines()) == 1 and err.startswith("error: ")
-    assert not re.search(r"None|True|False|Errno|\w+Error|Exception|\b\w+=|\(\)|nn\.|PIL|<|should be", err)
+    assert not re.search(PYTHON, err)
 
 
 @pytest.mark.parametrize("line", [line for line in WRONG.split("\n")[1:-1] if line.startswith("segment")])
@@ -592,7 +650,7 @@ def test_a_wrong_command_with_json_gets_one_document(cli, mistakes, line):
     (["photo.png"], "dynaseg segment 'photo.png'"), (["."], "dynaseg folder '.' OUT"),
     (["sgment", "x"], "Did you mean 'segment'? See dynaseg --help."),
     (["segment", "photo.png", "--n-segments=many"], "--n-segments 'many'; expected a whole number."),
-    (["segment", "photo.png", "--value-range", "1", "x"], "--value-range '1 x'; expected a number."),
+    (["segment", "photo.png", "--value-range", "1", "x"], "--value-range '1 x'; expected two numbers with a space"),
     (["folder", ".", "out", "--workers", "0"], "--workers '0'; expected a whole number of at least 1. See dynaseg f"),
     (["segment", "photo.png", "--n-segments", "3", "--level", "1"], "--n-segments 3 and --level 1.0"),
     (["segment", "photo.png", "--out", "photo.png"], "'photo.png': nothing can be written there (Not a directory)"),
@@ -601,6 +659,110 @@ def test_a_wrong_command_with_json_gets_one_document(cli, mistakes, line):
 def test_mistakes_say_what_to_do(cli, folder, args, words):
     code, _, err = cli(*args)
     assert code in (1, 2) and words in err
+
+
+@pytest.mark.parametrize("line, words", [
+    ("segment photo.png --guide small.png", "The guide has 5×30 pixels; expected 24×30, as the photo."),
+    ("segment photo.png --guide nowhere.png", "Check --guide."),
+    ("segment photo.png --guide photo.png --q 2 --min-labels none", "expected at most --q 2"),
+    ("segment photo.png --scribbles one.png --only-scribbled", "or leave out --only-scribbled."),
+    ("segment photo.png --preset dynaguide", "Give --guide FILE, or take --preset 'paper'."),
+    ("folder album out --preset dynaguide", "Take dynaseg segment, photo by photo, or take"),
+    ("segment photo.png --mask black.png", "are needed. Check --nodata, the mask, and the transparency."),
+    ("segment photo.png --nodata 1,2", "--nodata 1.0, 2.0; expected a number, one number for each of the 3 bands, or"),
+    ("segment photo.png --page 2", "--page 2; 'photo.png' has 1 page: leave it out"),
+    ("segment photo.png --diagonals yes", "There is no image 'yes'. If it answers an option"),
+    ("segment photo.png --n-segments", "--n-segments needs a value behind it. See dynaseg segment --help."),
+    ("segment photo.png --value-range 3", "--value-range needs 2 values behind it, with a space between them."),
+    ("segment photo.png --nodata-label 3 --format csv", "--format csv makes none. Leave it out"),
+    ("segment photo.png --nodata-label 1", "--nodata-label 1, but that is the id of a label"),
+    ("segment photo.png --nodata-label 70000", "--nodata-label 70000, but such a picture holds 0 to 65535. Take"),
+    ("segment photo.png --weights text.png", "is for the ResNets and timm; give --features too."),
+    ("segment some.npz", "It holds several arrays: save the photo as .npy."),
+    ("segment four.npy", "Save its images one by one, or name the axes: --axes 'ZYXC' is a stack."),
+    ("segment fake.heic", "Convert it to JPEG or PNG."),
+    ("segment fake.h5", "Save the array as .npy or .tif first."),
+    ("segment fake.dng", "is a camera's raw file. Export a TIFF"),
+    ("folder album out --page all", "for every page of a file there is dynaseg segment FILE --page all."),
+    ("folder album out --page 2", "error: a.png: --page 2; 'album/a.png' has 1 page"),
+    ("folder album out --same-labels --level 2", "Leave out --n-segments, --level and --preset 'segments'."),
+    ("folder album out --guide-weight 2", "--guide-weight belongs to one photo: take dynaseg segment"),
+    ("folder album out --out there", "OUT is the second word"),
+    ("folder album out --format tif", "say --suffix .png, .tif or .npz"),
+    ("folder album out a b", "Too many words: a b."),
+    ("folder album out --glob *.gif", "error: None of the 1 images"),
+    ("folder album out --settings guided.json", "Give guides to dynaseg segment, photo by photo."),
+    ("evaluate bsd500 --root empty --seed 1", "say --seeds"),
+    ("evaluate bsd500 --root empty --out photo.png", "expected a name that ends in .csv or .parquet."),
+    ("evaluate bsd500 --root empty --methods fsf --out nowhere/a.csv", "there is no folder 'nowhere'. Make it first."),
+    ("report nowhere.csv", "There is no file 'nowhere.csv'. Check the path."),
+    ("report empty", "expected files that evaluate wrote.")])
+def test_messages_are_in_words_of_the_command_line(cli, mistakes, line, words):
+    first, *others = line.split()
+    small = SMALL if first != "report" and "--q" not in others else []
+    code, _, err = cli(first, *others[:1], *(small if first != "evaluate" else []), *others[1:])
+    assert code in (1, 2) and words in err
+
+
+@pytest.mark.parametrize("args, words", [
+    (["--min-labels", "3", "--n-segments", "2"], "--n-segments and --n-clusters do."),
+    (["--only-scribbled"], "--only-scribbled has no effect without --scribbles."),
+    (["--guide-weight", "2"], "--guide-weight 2.0 has no effect without --guide."),
+    (["--min-labels", "none", "--on", "features"], "--on 'features' has no effect without --min-labels 'silhouette'."),
+    (["--features", "resnet18-stem", "--weights", "none", "--padding", "zeros"],
+     "--padding 'zeros' has no effect on this network; it is for --features 'cnn'."),
+    (["--features", "resnet18-stem", "--weights", "none", "--no-standardised"], "--no-standardised has no effect on")])
+def test_warnings_are_in_words_of_the_command_line(cli, folder, args, words):
+    code, _, err = cli("segment", "photo.png", *SMALL, *args)
+    assert code == 0 and words in err and not re.search(PYTHON, err)
+
+
+def test_a_folder_of_other_settings_says_which_in_words_of_the_command_line(cli, album):
+    assert cli("folder", "in", "out", *FAST)[0] == 0
+    more = ["--n-clusters", "2", "--nodata", "3,4", "--value-range", "0", "200", "--diagonals"]
+    code, _, err = cli("folder", "in", "out", *FAST, *more)
+    assert code == 2 and "--n-clusters not given (now 2), " in err and "--value-range not given (now 0.0 200.0)" in err
+    assert "--nodata not given (now 3.0,4.0)" in err and "--diagonals no (now yes)" in err
+    assert "or pass --force to" in err
+    assert not re.search(PYTHON, err)
+    code, _, err = cli("folder", "in", "out", *FAST, "--same-labels")
+    assert code == 2 and "other settings: --same-labels not given (now yes). Choose" in err
+    assert cli("folder", "in", "shared", *FAST, "--same-labels")[0] == 0
+    code, _, err = cli("folder", "in", "shared", *FAST, "--same-labels", "--seed", "4")
+    assert code == 2 and "other settings: --seed 0 (now 4). Choose" in err
+    code, _, err = cli("folder", "in", "more", *FAST, "--sample", "3")
+    assert code == 0 and "--sample 3 has no effect without --same-labels." in err
+
+
+def completed(*words):
+    "What the shell is offered for the last of these words."
+    from typer.testing import CliRunner
+    line = " ".join(["dynaseg", *words])
+    asked = {"_DYNASEG_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words))}
+    return CliRunner().invoke(app, env=asked, prog_name="dynaseg").output.split()
+
+
+@pytest.mark.parametrize("words, offered", [
+    (["segment", "--preset", ""], ["clusters", "paper", "segments", "dynaguide"]),
+    (["segment", "--preset", "s"], ["segments"]), (["segment", "--min-labels", ""], ["silhouette", "none"]),
+    (["segment", "--on", ""], ["image", "features"]), (["segment", "--variant", "s"], ["scf"]),
+    (["segment", "--features", "resnet"], ["resnet18-fpn", "resnet18-stem"]),
+    (["segment", "--page", ""], ["all"]), (["segment", "--format", "png,geo"], ["png,geojson"]),
+    (["segment", "--device", "c"], ["cpu", "cuda"]), (["folder", "in", "out", "--suffix", ".t"], [".tif"]),
+    (["folder", "in", "out", "--statistics", ""], ["running", "batch"]), (["evaluate", "coco-s"], ["coco-stuff"])])
+def test_the_shell_offers_the_words_that_an_option_may_have(words, offered):
+    assert completed(*words) == offered
+
+
+def test_words_that_completion_offers_are_those_of_the_settings():
+    from dynaseg.cli import DATASETS, METHODS, VALUES
+    from dynaseg.pretrained import NAMED
+    from dynaseg.segmenter import MU, PRESETS
+    from dynaseg import benchmark
+    assert VALUES["preset"].split("|") == list(PRESETS) and VALUES["features"] == "|".join([*NAMED, "timm:NAME"])
+    assert VALUES["variant"].split("|") == list(MU["paper"])
+    assert set(METHODS.split("|")) == {*benchmark.METHODS, *benchmark.VARIANTS}
+    assert "coco-things" in DATASETS.split("|")
 
 
 @posix

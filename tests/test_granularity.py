@@ -9,7 +9,7 @@ from skimage.measure import label
 
 from dynaseg.granularity import MOST_JOINED, Hierarchy, contour_map, enlarged, joined, joining_levels, seeded_cut
 from dynaseg.images import InputError
-from dynaseg.outlines import MergeTree, basins, cut, merge_order, perceived, region_graph
+from dynaseg.merging import MergeTree, basins, cut, merge_order, perceived, region_graph
 
 
 def random_tree(seed, n):

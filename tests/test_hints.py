@@ -15,13 +15,6 @@ from dynaseg.many import segment_many
 
 
 @pytest.fixture
-def photo():
-    image = np.random.default_rng(0).uniform(0, .1, (40, 60, 3)).astype(np.float32)
-    image[:, 30:, 0] += .8
-    return image
-
-
-@pytest.fixture
 def strokes():
     strokes = np.zeros((40, 60), int)
     strokes[5:35, 10] = 3
@@ -59,15 +52,15 @@ def test_no_mark_is_lost_on_a_smaller_map(seed, h, w):
             if marks[i, j]: assert small[i * h // 9, j * w // 9] > 0
 
 
-def test_two_halves_from_two_strokes(photo, strokes):
-    seg = segment(photo, scribbles=strokes, only_scribbled=True, progress=False)
+def test_two_halves_from_two_strokes(red_half, strokes):
+    seg = segment(red_half, scribbles=strokes, only_scribbled=True, progress=False)
     truth = np.where(np.arange(60) < 30, 3, 8)[None].repeat(40, 0)
     assert (seg.labels == truth).mean() > .98
 
 
-def test_classes_survive_and_further_clusters_come_above(photo, strokes):
+def test_classes_survive_and_further_clusters_come_above(red_half, strokes):
     strokes[0, 0] = 5  # one pixel, in the middle of another class
-    seg = segment(photo, scribbles=strokes, progress=False)
+    seg = segment(red_half, scribbles=strokes, progress=False)
     found = set(np.unique(seg.labels))
     assert {3, 5, 8} <= found and all(label > 8 for label in found - {3, 5, 8})
     assert (seg.labels[strokes > 0] == strokes[strokes > 0]).all()
@@ -75,9 +68,9 @@ def test_classes_survive_and_further_clusters_come_above(photo, strokes):
     assert seg.at(n_segments=2).n_clusters == 2  # the tree is kept
 
 
-def test_the_number_for_unmarked_pixels_is_free(photo, strokes):
-    one = segment(photo, scribbles=strokes, only_scribbled=True, progress=False)
-    other = segment(photo, scribbles=np.where(strokes == 0, -1, strokes), unmarked=-1, only_scribbled=True,
+def test_the_number_for_unmarked_pixels_is_free(red_half, strokes):
+    one = segment(red_half, scribbles=strokes, only_scribbled=True, progress=False)
+    other = segment(red_half, scribbles=np.where(strokes == 0, -1, strokes), unmarked=-1, only_scribbled=True,
                     progress=False)
     assert (one.labels == other.labels).all()
 
@@ -94,8 +87,8 @@ def test_strokes_from_a_file(tmp_path, strokes):
     assert (found.marks > 0).sum() == (strokes > 0).sum()
 
 
-def test_command_line(tmp_path, photo, strokes):
-    Image.fromarray((photo * 255).astype(np.uint8)).save(tmp_path / "photo.png")
+def test_command_line(tmp_path, red_half, strokes):
+    Image.fromarray((red_half * 255).astype(np.uint8)).save(tmp_path / "photo.png")
     pixels = np.zeros((40, 60, 4), np.uint8)
     pixels[strokes == 3] = 255, 0, 0, 255
     pixels[strokes == 8] = 0, 0, 255, 255
@@ -107,9 +100,9 @@ def test_command_line(tmp_path, photo, strokes):
     assert set(np.unique(np.asarray(Image.open(tmp_path / "out" / "photo" / "labels.png")))) == {1, 2}
 
 
-def test_what_cannot_be_used_is_said(photo, strokes, tmp_path):
+def test_what_cannot_be_used_is_said(red_half, strokes, tmp_path):
     def fails(words, **given):
-        with pytest.raises(InputError, match=words): segment(photo, progress=False, **given)
+        with pytest.raises(InputError, match=words): segment(red_half, progress=False, **given)
     fails(r"shape \(39, 60\); expected \(40, 60\)", scribbles=strokes[1:])
     fails("No pixel is marked", scribbles=0 * strokes)
     fails("float64; expected whole numbers", scribbles=strokes * np.nan)
@@ -120,18 +113,18 @@ def test_what_cannot_be_used_is_said(photo, strokes, tmp_path):
     fails("no transparent background", scribbles=tmp_path / "opaque.png")
     (tmp_path / "text.png").write_text("no picture")
     fails("is no image file", scribbles=tmp_path / "text.png")
-    with pytest.raises(FileNotFoundError): segment(photo, scribbles=tmp_path / "nowhere.png")
+    with pytest.raises(FileNotFoundError): segment(red_half, scribbles=tmp_path / "nowhere.png")
 
 
-def test_strokes_belong_to_one_photo(photo, strokes, tmp_path):
-    with pytest.raises(InputError, match="one photo"): list(segment_many([photo], scribbles=strokes))
-    Image.fromarray((photo * 255).astype(np.uint8)).save(tmp_path / "photo.png")
+def test_strokes_belong_to_one_photo(red_half, strokes, tmp_path):
+    with pytest.raises(InputError, match="one photo"): list(segment_many([red_half], scribbles=strokes))
+    Image.fromarray((red_half * 255).astype(np.uint8)).save(tmp_path / "photo.png")
     with pytest.raises(InputError, match="one photo"): segment_folder(tmp_path, tmp_path / "out", scribbles=strokes)
 
 
-def test_the_seeded_cut_reads_strokes_in_the_same_way(photo, strokes, tmp_path):
+def test_the_seeded_cut_reads_strokes_in_the_same_way(red_half, strokes, tmp_path):
     "An array or a file; green comes before red in the order of colours. Messages name the parameter of the method."
-    seg = segment(photo, T=2, progress=False)
+    seg = segment(red_half, T=2, progress=False)
     one, other = np.unique(strokes[strokes > 0])[:2]
     picture = np.zeros((*strokes.shape, 4), np.uint8)
     picture[strokes == one] = (0, 255, 0, 255)

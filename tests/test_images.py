@@ -1027,7 +1027,7 @@ def test_the_second_picture_that_phones_hide_is_no_page():
 
 @pytest.mark.parametrize("wrong", [0, -1, 2, True, 1.5, "1"])
 def test_wrong_pages(wrong):
-    with pytest.raises(InputError, match=r"page=.*has 1 page: expected a whole number from 1 to 1"):
+    with pytest.raises(InputError, match=r"page=.*has 1 page: leave it out, or take 1"):
         load_image(RGB, page=wrong)
 
 

@@ -1,5 +1,6 @@
 """JupyterLab in a real browser: a small notebook calls `explore`; a fit runs, the picture changes, Stop stops it.
-The mouse: the slider is dragged, segments are clicked and merged, strokes are drawn, and all of it is taken back.
+The mouse: the slider is dragged, segments are clicked and merged, strokes are drawn and learnt from, and all of it is
+taken back.
 Each test has a panel of its own, in one notebook that is open all the time.
 
 The browser is Debian's Chromium, driven by Playwright. Where there is none the tests skip and say so; in CI they fail.
@@ -264,7 +265,9 @@ def test_two_strokes_and_back(fitted):
     through(page, (0.6, 0.8), (0.9, 0.8))
     until(page, lambda: code(page).endswith(".seeded(scribbles)"))
     until(page, lambda: "2 clusters over" in page.locator(".dynaseg-pad").inner_text())
-    for _ in range(2): button(page, "Undo").click()
+    button(page, "Learn from strokes").click()
+    until(page, lambda: code(page).endswith("only_scribbled=True)"), seconds=60)
+    for _ in range(3): button(page, "Undo").click()
     until(page, lambda: code(page) == before)
 
 

@@ -38,7 +38,7 @@ NOTEBOOKS = sorted(p for p in NBS.rglob("*.ipynb")
                    if not any(part.startswith((".", "_")) for part in p.relative_to(NBS).parts))
 CHAPTERS = [p for p in NOTEBOOKS if p.parent == NBS and re.match(r"\d\d_", p.name)]
 ORDER = [module_of(p) for p in CHAPTERS]
-BASE = ("words",)  # what every module may use, and that uses none: its notebook has no number
+BASE = ("docstrings",)  # what every module may use, and that uses none: its notebook has no number
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: str(p.relative_to(NBS)))
 each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
 each_module = pytest.mark.parametrize("name", ORDER)
@@ -102,7 +102,7 @@ def test_every_module_has_its_notebook():
     # each number once, none left out
     assert [path.name[:2] for path in CHAPTERS] == [f"{i:02}" for i in range(len(CHAPTERS))]
     assert ORDER[:11] == ["images", "labels", "network", "loss", "weighting", "silhouette", "fit", "hints", "guide",
-                          "outlines", "granularity"] and ORDER[-1] == "cli"
+                          "merging", "granularity"] and ORDER[-1] == "cli"
     for path, name in zip(CHAPTERS, ORDER): assert path.stem[3:] == name
 
 

@@ -209,6 +209,45 @@ def test_no_link_stands_in_code_as_text(pages):
             == "[`a`](b.html)\n```python\nx: int, # `a` or `c`\n```\n[`a`](b.html)")
 
 
+def test_a_named_tuple_shows_its_fields_and_a_command_its_help():
+    from types import SimpleNamespace
+    source = "#| export\nclass Pair(NamedTuple):\n    'Two.'\n    a: int # the first\n    b: str = 'x' # the second\n"
+    cell = SimpleNamespace(cell_type="code", source=source)
+    seen = "### Pair\n\n```python\ndef Pair(\n    *args, **kwargs\n):\n```\n\n*Two.*"
+    assert tool("pages").with_fields(seen, [cell]) == seen.replace(
+        "    *args, **kwargs", "    a:int, # the first\n    b:str='x', # the second")
+    assert tool("pages").with_fields(seen, []) == seen
+    command = "```python\ndef a_command(\n    x:Annotated, y:Annotated=1,\n    z:Annotated=2\n):\n```\nSee --x, `--y`."
+    shown = "```python\ndef a_command(\n    ... # what --help shows\n):\n```\nSee `--x`, `--y`."
+    assert tool("pages").said(command) == shown
+    plain = "```python\ndef other(\n    x:Annotated\n):\n```\na-b -- c"
+    assert tool("pages").said(plain) == plain
+
+
+def test_folded_code_says_what_is_in_it(pages):
+    summaries = re.findall(r"<summary>(Source|Code)([^<]*)</summary>", pages["cli.html"].text)
+    assert summaries and all(names.startswith(": ") for _, names in summaries)
+    assert "<summary>Source: _write, _check_place, _recipe</summary>" in pages["cli.html"].text
+
+
+def test_what_is_printed_in_columns_is_marked():
+    aligned = tool("finish").aligned
+    for kind in ("stdout", "stderr"):
+        message = (f'<div class="cell-output cell-output-{kind}">\n<pre tabindex="0"><code>a long message</code></pre>'
+                   '</div>')
+        assert aligned(message) == message
+        table = message.replace("a long", "a  long")
+        assert aligned(table) == table.replace("<pre tabindex", '<pre class="aligned" tabindex')
+    assert aligned("<pre><code>a  b</code></pre>") == "<pre><code>a  b</code></pre>"
+
+
+def test_messages_are_not_cut_on_a_phone(visit):
+    page = visit("hints.html", viewport=PHONE)
+    wide = page.evaluate("""[...document.querySelectorAll('main .cell-output-stdout pre:not(.aligned)')]
+                            .filter(pre => pre.scrollWidth > pre.clientWidth + 1).length""")
+    assert wide == 0 and page.locator("main .cell-output-stdout pre:not(.aligned)").count() > 0
+
+
 def test_every_public_name_is_listed(pages):
     from dynaseg._modidx import d
     listed = {link.removeprefix("./") for _, link in pages["reference.html"].links}

@@ -169,7 +169,7 @@ class Tree:
 
     @property
     def tree(self):
-        from dynaseg.outlines import MergeTree
+        from dynaseg.merging import MergeTree
         return MergeTree(np.array([[0, 1], [1, 2], [2, 3]]), np.array([0.5, 1.0, 2.0]), np.array([1.0, 2.0, 10.0]))
 
 

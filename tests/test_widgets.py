@@ -388,6 +388,25 @@ def test_the_slider_clears_strokes_and_undo_brings_them_back(hands):
     assert hands.result is seeded and len(hands.answers.last.strokes) == 2
 
 
+def test_a_fit_learns_from_the_strokes_and_is_taken_back(hands):
+    assert hands.learn_button.disabled
+    for number, place in ((1, (2, 2)), (2, (12, 14))):
+        hands.tools.take(number)
+        mouse(hands, place, (place[0] + 4, place[1]))
+    seeded = hands.result
+    assert not hands.learn_button.disabled
+    hands.learn_button.click()
+    assert hands.wait(60) and not hands.alert.value
+    strokes = hands.answers.drawn()
+    again = segment(hands.photo.image, **hands.answers.settings, scribbles=strokes, only_scribbled=True, progress=False)
+    assert (hands.result.labels == again.labels).all() and set(np.unique(again.labels)) == {1, 2}
+    assert hands.code.value.endswith("scribbles=scribbles, only_scribbled=True)</code>")
+    hands.many.count.value = "clusters"  # the first fit answers
+    assert hands.result.n_clusters == 8
+    for _ in range(2): hands.undo()
+    assert hands.result is seeded and len(hands.answers.last.strokes) == 2
+
+
 def test_nothing_can_be_touched_before_or_during_a_fit(endless):
     panel, begun = endless
     panel.left.path.value = "1 0.5,0.5"

@@ -38,11 +38,11 @@ ABLATIONS = { # name of a file: (preset, what is set otherwise)
         *(f"--T {T}" for T in (1, 5, 80)),
         *(f"--max-pixels {n}" for n in (10_000, 80_000)),
         *(f"--min-labels {floor}" for floor in ("none", 3, 12)),
-        *(f"--cluster-level {level}" for level in (0, 0.8, 1.6)),
+        *(f"--cluster-level {level}" for level in (0, 0.8, 2.2)),
         "--autocast", "--on features", "--no-standardised", "--padding zeros"]),
     "ablations-segments": ("segments", [
         "--seeds 0,1,2",
-        *(f"--level {level}" for level in (0.6, 0.9, 1.6, 2.4)),
+        *(f"--level {level}" for level in (0.6, 1.2, 2.0, 2.6)),
         *(f"--min-size {pixels}" for pixels in (0, 30)),
         *(f"--T {T}" for T in (1, 80)), "--autocast", "--variant scf", "--min-labels none"]),
 }

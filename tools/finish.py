@@ -18,6 +18,15 @@ def scrollable(page):
     return re.sub(r'<math(?=[^>]*display="block")(?![^>]*tabindex)', '<math tabindex="0"', page)
 
 
+def aligned(page):
+    "What a cell printed in columns gets a class, since it may not be wrapped as messages are."
+    def printed(match):
+        in_columns = re.search(r"\S {2,}\S", html.unescape(re.sub(r"<[^>]+>", "", match[3])))
+        return f'{match[1]}<pre class="aligned"{match[2]}>{match[3]}</pre>' if in_columns else match[0]
+    output = r'(<div class="cell-output cell-output-std(?:out|err)[^>]*>\s*)<pre(?! class)([^>]*)>(.*?)</pre>'
+    return re.sub(output, printed, page, flags=re.DOTALL)
+
+
 def without_foreign_scripts(page):
     "Quarto adds jQuery and RequireJS from another server to pages with HTML outputs; none of ours uses them."
     page = re.sub(r"<script[^>]*\bsrc=[\"'](?:https?:)?//[^>]*(?:jquery|require)[^>]*>\s*</script>\s*", "", page)
@@ -75,7 +84,7 @@ def even_maths(page):
     return re.sub(r"<math.*?</math>", formula, page, flags=re.DOTALL)
 
 
-REPAIRS = (without_foreign_scripts, marked, with_alt, even_maths, scrollable)
+REPAIRS = (aligned, without_foreign_scripts, marked, with_alt, even_maths, scrollable)
 
 
 def repaired(page):

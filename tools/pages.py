@@ -14,6 +14,8 @@ from nbdev.config import get_config
 from nbdev.process import Processor
 from nbdev.processors import FilterDefaults, add_fold, add_links
 
+from dynaseg.docstrings import parameters
+
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
 COLAB_MARK = '"google.colab" in sys.modules'
@@ -98,17 +100,26 @@ class Prepare(Processor):
         options = []
         if "exports" in cell.directives_:
             # a lesson is read with its code open; elsewhere the table of parameters is the point
-            options += [f"code-fold: {'show' if self.learn else 'true'}", 'code-summary: "Source"']
+            options += [f"code-fold: {'show' if self.learn else 'true'}", f'code-summary: "{named("Source", cell)}"']
         elif "export" not in cell.directives_ and not defines(cell):
             summary = folded(cell)
             if summary: options += ["code-fold: true", f'code-summary: "{summary}"']
-        if "code-fold:" in cell.directives_: options = []
+        if "code-fold:" in cell.directives_:
+            options = []
+            if "code-summary:" not in cell.directives_ and defines(cell):
+                options = [f'code-summary: "{named("Code", cell)}"']
         figures = any("image/png" in o.get("data", {}) or "image/svg+xml" in o.get("data", {})
                       for o in cell.get("outputs", []))
         if figures and not {"fig-alt:", "fig-cap:"} & set(cell.directives_):
             alt = f"{self.heading}: {self.before}" if self.before else self.heading
             options.append(f"fig-alt: {json.dumps(alt, ensure_ascii=False)}")
         cell.source = "".join(f"#| {o}\n" for o in options) + cell.source
+
+
+def named(word, cell, most=4):
+    "A summary for folded code: the word, and the first names that are defined below it."
+    names = re.findall(r"^(?:async def|def|class) (\w+)", cell.source, re.MULTILINE)
+    return f"{word}: {', '.join(names[:most])}{' ...' * (len(names) > most)}"
 
 
 def folded(cell):
@@ -135,9 +146,35 @@ class Relink(Processor):
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if "text/markdown" in data:
-                data["text/markdown"] = self.relative(flat(plain_code("".join(data["text/markdown"]))))
+                text = said(with_fields("".join(data["text/markdown"]), self.nb.cells))
+                data["text/markdown"] = self.relative(flat(plain_code(text)))
 
     def relative(self, text): return text.replace(f"]({self.site}", f"]({self.up or './'}")
+
+
+def with_fields(text, cells):
+    "The Markdown with the fields of a named tuple in its signature; nbdev sees none."
+    def signature(found):
+        name = found[1]
+        defined = rf"^class {name}\(NamedTuple\)"
+        source = next((c.source for c in cells if c.cell_type == "code" and re.search(defined, c.source, re.M)), None)
+        if source is None: return found[0]
+        return "\n".join([f"def {name}(", *map(field, parameters(source)[name][0]), "):"])
+
+    def field(p):
+        words = f" # {p.words}" if p.words else ""
+        return f"    {p.name}:{p.type}{'=' + p.default if p.default else ''},{words}"
+    return re.sub(r"def (\w+)\(\n    \*args, \*\*kwargs\n\):", signature, text)
+
+
+def said(text):
+    """The Markdown without the options in the signature of a command, whose types say nothing, since its help explains
+    them; and with options as code."""
+    text = re.sub(r"(def \w+_command\(\n)(?:(?!\n\)).)*:Annotated.*?(?=\n\))", r"\1    ... # what --help shows", text,
+                  flags=re.DOTALL)
+    option = r"(?<![\w-])--[a-z][\w-]*" # its hyphens would become a dash
+    return re.sub(rf"(?ms)^```.*?^```|`[^`\n]*`|{option}",
+                  lambda found: found[0] if found[0][0] == "`" else f"`{found[0]}`", text)
 
 
 def plain_code(text):

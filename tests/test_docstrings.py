@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from dynaseg.words import Parameter, described, parameters, section
+from dynaseg.docstrings import Parameter, described, parameters, section
 
 SOURCE = '''
 from typing import NamedTuple
@@ -149,7 +149,7 @@ def test_help_says_what_happens_without_each_setting():
     for name in ("n_segments", "n_clusters", "level"): assert "not together with" in words[name]
 
 
-MODULES = ("images", "labels", "network", "loss", "weighting", "silhouette", "fit", "outlines", "granularity",
+MODULES = ("images", "labels", "network", "loss", "weighting", "silhouette", "fit", "merging", "granularity",
            "matching", "segmenter", "many", "together", "sequence", "datasets", "metrics", "extractors",
            "pretrained", "batch", "widgets", "speed", "benchmark")
 

@@ -11,7 +11,7 @@ from skimage.measure import label
 from dynaseg import segment
 from dynaseg.images import load_image
 from dynaseg.labels import regions
-from dynaseg.outlines import (SCALES, MergeTree, _Regions, basins, co_occurrence, cut, label_readings, means,
+from dynaseg.merging import (SCALES, MergeTree, _Regions, basins, co_occurrence, cut, label_readings, means,
                               merge_order, neighbour_steps,
                               perceived, region_graph, resized, shrunk, slope, surprise, texture, whitened)
 
@@ -237,13 +237,23 @@ def neighbours(labels):
         if x + 1 < labels.shape[1]: yield (y, x), (y, x + 1), 1
 
 
+def slow_outline(inside):
+    "Sides of pixels of a region that another region or nothing lies beside."
+    H, W = inside.shape
+    def is_in(y, x): return 0 <= y < H and 0 <= x < W and inside[y, x]
+    beside = ((0, 1), (1, 0), (0, -1), (-1, 0))
+    return sum(not is_in(y + dy, x + dx) for y, x in np.argwhere(inside) for dy, dx in beside)
+
+
 def slow_kappa(labels, colours, soft, a, b, distance):
     """What it costs to merge two regions, from the pixels: the formula of the notebook, written again.
 
     `distance` is that of their features."""
-    cost = (distance + 0.02) ** 0.2 * min((labels == a).sum(), (labels == b).sum()) ** 0.03
+    cost = (distance + 0.02) ** 0.25 * min((labels == a).sum(), (labels == b).sum()) ** 0.045
+    border = sum({labels[here], labels[there]} == {a, b} for here, there, _ in neighbours(labels))
+    cost /= (border / min(slow_outline(labels == a), slow_outline(labels == b)) + 0.02) ** 0.2
     def mean(values): return sum(values) / max(len(values), 1)
-    for sigma, power in ((0.6, 1), (2.4, 0.5)):
+    for sigma, power in ((0.6, 1), (2.4, 0.7)):
         every, inside, between = [], {a: [], b: []}, []
         steps = [slow_steps(colours, sigma, axis) for axis in (0, 1)]
         for here, there, axis in neighbours(labels):
@@ -255,7 +265,7 @@ def slow_kappa(labels, colours, soft, a, b, distance):
     if soft is None: return cost
     for reading in (texture(soft), texture(soft, 10, 8), surprise(soft)):
         cost *= mean([(reading[here] + reading[there]) / 2 + 0.01 for here, there, _ in neighbours(labels)
-                      if {labels[here], labels[there]} == {a, b}]) ** 0.1
+                      if {labels[here], labels[there]} == {a, b}]) ** 0.13
     return cost
 
 
@@ -317,16 +327,16 @@ def test_merges_are_those_of_a_slow_reference(seed, network):
 def test_readings_and_calm_have_their_powers():
     """Two regions by hand.
 
-    The calmer one counts. A whitened distance of two regions of equal size is 2. The product of the readings counts by
-    its tenth root: 2 ** 10 makes a factor 2 in kappa."""
+    The calmer one counts. A whitened distance of two regions of equal size is 2. Each region has two pixels and six
+    sides, one of them on the border. The product of the readings is 2 ** 10, and counts with the power 0.13."""
     graph = region_graph(np.array([[0, 0, 1, 1]]), np.float32([[[0], [1], [5], [6]]]))
     for column in (1, 2): graph.border[0, column] = 4.0  # one pair on the border: its steps are 4
     graph.inner[:] = [[1, 1, 2], [1, 3, 1]]  # mean steps inside: fine 1 and 3, broad 2 and 1
     fine, broad = (1 + 3 + 4) / 3, (2 + 1 + 4) / 3  # mean steps of the whole, over three pairs
-    expected = 4 / (1 + fine) * (4 / (1 + broad)) ** 0.5 * 2.02**0.2 * 2**0.03
+    expected = 4 / (1 + fine) * (4 / (1 + broad)) ** 0.7 * 2.02**0.25 * 2**0.045 / (1 / 6 + 0.02) ** 0.2
     assert _Regions(graph).cost[0] == pytest.approx(expected, rel=1e-5)
     read = graph._replace(border=np.concatenate([graph.border, [[4, 8, 32]]], 1))
-    assert _Regions(read).cost[0] == pytest.approx(2 * expected, rel=1e-5)
+    assert _Regions(read).cost[0] == pytest.approx(2**1.3 * expected, rel=1e-5)
     known = graph._replace(known=np.array([[7, 1, 0.0], [7, 1, 5]]))  # in units of their root mean square: 2 apart
     assert _Regions(known).cost[0] == pytest.approx(expected * 2.02**0.3, rel=1e-5)
 
@@ -473,7 +483,7 @@ def test_merging_takes_few_rounds_whatever_the_picture(monkeypatch):
         def join(self, target):
             rounds[-1] += 1
             super().join(target)
-    monkeypatch.setattr("dynaseg.outlines._Regions", Counted)
+    monkeypatch.setattr("dynaseg.merging._Regions", Counted)
     patches = []
     for n in (150, 300):
         grain = perceived(np.random.default_rng(0).gamma(1, 60, (n, n, 1)).clip(0, 255).astype(np.float32) / 255)
