@@ -201,6 +201,9 @@ class Manifest:
     def _read(self, file):
         "Takes in the whole lines that the file has beyond what was read of it."
         if not file.exists(): return
+        if not (file.is_file() or file.is_dir()): # a pipe, from which reading would wait for ever
+            raise InputError(f"{str(file)!r} is no regular file; expected what an earlier run wrote. Choose another "
+                             "output folder.")
         place = self.places.get(file, 0)
         with open(file, "rb") as f:
             f.seek(place)
@@ -433,8 +436,9 @@ def in_words(
     return lines[0] if speaks else f"{type(e).__name__}: {lines[0]}".rstrip(": ")
 
 def _named(e):
-    "The file that the system's error is about, if it says so, and a colon."
-    return "" if e.filename is None else f"{os.fsdecode(e.filename)!r}: "
+    "The file that the system's error is about, if it says so, and a colon. Of a draft, what it was to become."
+    name = e.filename if e.filename2 is None else e.filename2
+    return "" if name is None else f"{os.fsdecode(name)!r}: "
 
 # %% ../nbs/21_batch.ipynb #7b40d9ae
 def fitted(
