@@ -62,14 +62,18 @@ def find_images(
 
     Raises `FileNotFoundError` if there is none, `InputError` if none of them is input."""
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
-    results = Path(out).resolve()
-    names = [n for n in _all_images(source) if not (Path(source) / n).resolve().is_relative_to(results)]
+    results = _real(out)
+    names = [n for n in _all_images(source) if not _real(Path(source) / n).is_relative_to(results)]
     if not names:
         raise InputError(f"All images of {str(source)!r} lie in the output folder {str(out)!r}. "
                          "Choose one beside the photos, or below them.")
     fits = [n for n in names if any(fnmatch(n, p) for p in patterns)]
     if fits: return fits
     raise InputError(f"None of the {len(names)} images in {str(source)!r} fits {' or '.join(map(repr, patterns))}.")
+
+def _real(path):
+    "The path without links. One that leads in circles stays as it is: `Path.resolve` may raise for it."
+    return Path(os.path.realpath(path))
 
 def _all_images(source):
     "Raises `InputError` for folders in folders in folders, a thousand deep."
@@ -88,7 +92,7 @@ def find_others(
     Hidden ones do not count."""
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     root = Path(source)
-    inside = Path(out).resolve()
+    inside = _real(out)
     unread = {}
 
     def note(e):
@@ -97,7 +101,7 @@ def find_others(
 
     others = []
     for here, folders, files in os.walk(root, onerror=note):
-        folders[:] = [name for name in folders if not name.startswith(".") and (Path(here) / name).resolve() != inside]
+        folders[:] = [name for name in folders if not name.startswith(".") and _real(Path(here) / name) != inside]
         links = [name for name in folders if (Path(here) / name).is_symlink()]
         files = [name for name in files if not name.startswith(".") and not _is_image(Path(here) / name)]
         others += [(Path(here) / name).relative_to(root).as_posix() for name in (*links, *files)]
@@ -197,6 +201,9 @@ class Manifest:
     def _read(self, file):
         "Takes in the whole lines that the file has beyond what was read of it."
         if not file.exists(): return
+        if not (file.is_file() or file.is_dir()): # a pipe, from which reading would wait for ever
+            raise InputError(f"{str(file)!r} is no regular file; expected what an earlier run wrote. Choose another "
+                             "output folder.")
         place = self.places.get(file, 0)
         with open(file, "rb") as f:
             f.seek(place)
@@ -429,8 +436,9 @@ def in_words(
     return lines[0] if speaks else f"{type(e).__name__}: {lines[0]}".rstrip(": ")
 
 def _named(e):
-    "The file that the system's error is about, if it says so, and a colon."
-    return "" if e.filename is None else f"{os.fsdecode(e.filename)!r}: "
+    "The file that the system's error is about, if it says so, and a colon. Of a draft, what it was to become."
+    name = e.filename if e.filename2 is None else e.filename2
+    return "" if name is None else f"{os.fsdecode(name)!r}: "
 
 # %% ../nbs/21_batch.ipynb #7b40d9ae
 def fitted(
@@ -457,8 +465,8 @@ LABEL_SUFFIXES = (".png", ".tif", ".npz")
 
 def _inside(path, out):
     "Raises `InputError` if links lead a path out of a folder."
-    if not path.resolve().is_relative_to(out.resolve()):
-        raise InputError(f"{str(path)!r} leads out of the output folder, to {str(path.resolve())!r}; "
+    if not _real(path).is_relative_to(_real(out)):
+        raise InputError(f"{str(path)!r} leads out of the output folder, to {str(_real(path))!r}; "
                          "nothing was written there.")
 
 def write_results(

@@ -474,7 +474,9 @@ def _input(image):
     "What `segment` takes for an argument. Raises `InputError` for what is no image file, and says what to do."
     from dynaseg.images import InputError
     if not isinstance(image, Path): return image
-    if str(image) == "-": return sys.stdin.buffer.read()
+    if str(image) == "-":
+        if sys.stdin is None: raise InputError("Standard input is closed. Give the path of an image file.")
+        return sys.stdin.buffer.read()
     if _address(image):
         raise InputError(f"{_address(image)!r} is an address. Download the file first, and give its path.")
     if image.is_dir():
@@ -864,7 +866,13 @@ def _commands(): return {info.name for info in app.registered_commands}
 
 # %% ../nbs/27_cli.ipynb #9dbaec59
 def _open_streams():
-    "Programs without a console have no standard streams; what would be said there goes nowhere."
+    """Programs without a console have no standard streams; what would be said there goes nowhere.
+
+    Nor into a file that would be opened in their place: a C library writes to number 2, whatever that is."""
+    while True:
+        number = os.open(os.devnull, os.O_RDWR)
+        if number > 2: break
+    os.close(number)
     if sys.stdout is None: sys.stdout = open(os.devnull, "w")
     if sys.stderr is None: sys.stderr = open(os.devnull, "w")
 

@@ -61,6 +61,10 @@ def _colours_of(path):
         raise MissingFileError(f"There is no file {str(path)!r}. Check scribbles.") from e
     except (UnidentifiedImageError, IsADirectoryError) as e:
         raise InputError(f"scribbles={str(path)!r} is no image file. Expected a PNG file.") from e
+    except (InputError, MemoryError): raise
+    except Exception as e: # a decoder can raise nearly anything when it meets a broken file
+        raise InputError(f"scribbles={str(path)!r} cannot be read ({type(e).__name__}: {e}). Expected a whole PNG "
+                         f"file.") from e
     colours = pixels[..., 0] * 2**16 + pixels[..., 1] * 2**8 + pixels[..., 2]
     opaque = pixels[..., 3] >= HALF_OPAQUE
     return np.where(opaque, np.searchsorted(np.unique(colours[opaque]), colours) + 1, 0)

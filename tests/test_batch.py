@@ -836,6 +836,22 @@ def test_links_that_lead_in_circles(photos, out, quick):
     assert summary.done == 3 and list(summary.errors) == ["below/1.png"]
 
 
+@posix
+def test_a_pipe_in_the_place_of_the_manifest_and_a_folder_in_that_of_a_result(photos, out, quick):
+    (out / "1.png.labels.png").mkdir(parents=True)
+    summary = segment_folder(photos, out, "1.png", **quick)
+    assert "1.png.labels.png': Is a directory" in summary.errors["1.png"] and ".dynaseg-" not in summary.errors["1.png"]
+    (out / "manifest.jsonl").unlink()
+    os.mkfifo(out / "manifest.jsonl")
+    with pytest.raises(InputError, match="manifest.jsonl' is no regular file"): segment_folder(photos, out, **quick)
+
+
+@posix
+def test_an_output_folder_that_is_a_link_to_itself(photos, out, quick):
+    out.symlink_to(out)
+    with pytest.raises(OSError, match="symbolic links|loop"): segment_folder(photos, out, **quick)
+
+
 def test_folders_with_dots_in_their_paths(photos, tmp_path, quick, monkeypatch):
     monkeypatch.chdir(photos / "below")
     assert counts(segment_folder("../../photos/below/..", "../../photos/../out", **quick)) == (4, 0, 0)

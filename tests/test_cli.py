@@ -775,6 +775,20 @@ def test_streams_that_are_closed_or_full(folder, redirect, code):
     assert (folder / "segments" / "photo" / "labels.png").exists()
 
 
+def test_standard_input_that_is_closed(cli, folder, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    code, _, err = cli("segment", "-", *SMALL)
+    assert code == 1 and "Standard input is closed" in err
+
+
+@posix
+def test_no_file_takes_the_place_of_a_closed_stream(folder):
+    "A C library's remark would go into it."
+    line = "import os; from dynaseg import cli; cli._open_streams(); exit(open('photo.png').fileno())"
+    done = subprocess.run(f"{sys.executable} -c \"{line}\" <&- >&- 2>&-", shell=True, timeout=300)
+    assert done.returncode > 2
+
+
 @posix
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_signals_end_it_as_ctrl_c_does(cli, folder, monkeypatch, name):
@@ -785,6 +799,14 @@ def test_signals_end_it_as_ctrl_c_does(cli, folder, monkeypatch, name):
         assert cli("segment", "photo.png", *SMALL)[0] == 128 + number
     finally: signal.signal(number, before)
     assert not list(folder.rglob(".dynaseg-*"))
+
+
+def test_the_system_s_own_errors_are_a_line(cli, monkeypatch):
+    "Too few files may be open, say, when a module is to be loaded."
+    def full(): raise OSError(24, "Too many open files", "typing.py")
+    monkeypatch.setattr("dynaseg.cli._ran", full)
+    code, _, err = cli("--version")
+    assert code == 1 and err == "error: 'typing.py': Too many open files.\n"
 
 
 def test_usage_mistakes_are_a_json_document_when_asked_for(cli, folder):

@@ -135,3 +135,17 @@ def test_the_seeded_cut_reads_strokes_in_the_same_way(red_half, strokes, tmp_pat
     with pytest.raises(InputError, match="The scribbles have the shape"): seg.seeded(strokes[1:])
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(InputError, match="scribbles='.*text.png' is no image file"): seg.seeded(tmp_path / "text.png")
+
+
+@pytest.mark.parametrize("name, keep", [("scribbles", 60), ("scribbles", 90), ("guide", 60), ("guide", 90)])
+def test_drawings_that_are_damaged_are_told(tmp_path, photo, monkeypatch, name, keep):
+    "Cut short in the header or in the pixels; then whole, and larger than a picture may be."
+    path = tmp_path / "drawing.png"
+    noise = np.random.default_rng(0).integers(0, 255, (40, 60, 4), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:len(whole) * keep // 100])
+    with pytest.raises(InputError, match=f"{name}='.*drawing.png'"): segment(photo, **{name: path})
+    path.write_bytes(whole)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(InputError, match=f"{name}='.*drawing.png'"): segment(photo, **{name: path})
