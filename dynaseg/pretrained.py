@@ -172,6 +172,7 @@ def _cut_short(path):
 
 _ZIP = b"PK\3\4" # what PyTorch's files begin with since 1.6
 _PICKLE = b"\x80" # and before
+_LONGEST = 100_000_000 # bytes of a header that the format allows
 _LENGTH = 8 # bytes: a .safetensors file is the length of its header, the header in JSON, and the data
 
 def _safetensors_end(path):
@@ -185,6 +186,7 @@ def _safetensors_end(path):
         brace = f.read(1)
         if brace != b"{": return 0
         if data > size: return data
+        if data - _LENGTH > _LONGEST: return 0 # a disk need not store gigabytes of zeros
         header = brace + f.read(data - _LENGTH - 1)
     return _data_end(header, data)
 
@@ -194,7 +196,7 @@ def _data_end(header, data):
         entries = json.loads(header)
         entries.pop("__metadata__", None)
         return data + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError): return 0
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError): return 0
 
 def _ends_early(path):
     "Whether a file in PyTorch's format from before 1.6, which states no length, breaks off when it is read."

@@ -446,6 +446,18 @@ def test_safetensors(tmp_path):
         with pytest.raises(InputError, match="cannot be read|cut short"): resnet18(weights=path)
 
 
+def test_headers_of_safetensors_that_no_memory_or_stack_holds(tmp_path):
+    pytest.importorskip("safetensors.torch")
+    path = tmp_path / "mine.safetensors"
+    nested = b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    path.write_bytes(len(nested).to_bytes(8, "little") + nested)
+    with pytest.raises(InputError, match="cannot be read as weights"): resnet18(weights=path)
+    with open(path, "wb") as file:
+        file.write((2 * 10**8).to_bytes(8, "little") + b"{")
+        file.truncate(3 * 10**8)  # takes a block on the disk
+    with pytest.raises(InputError, match="cannot be read as weights"): resnet18(weights=path)
+
+
 def test_safetensors_without_its_package(tmp_path, monkeypatch):
     (tmp_path / "mine.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
