@@ -921,6 +921,9 @@ def main():
         # a stream has no name
         if e.filename is not None: _fail(f"{e.filename!r}: {e.strerror}.")
         _fail(f"standard output cannot be written to ({e.strerror}). The files of finished images are whole.")
+    except ImportError as e:
+        said = " ".join(str(e).split())
+        _fail(f"a library cannot be loaded ({said}). Is the installation whole, and is there memory?")
     finally:
         if not _stdout_works(): _fail("standard output cannot be written to. The files of finished images are whole.")
 

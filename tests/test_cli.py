@@ -1093,3 +1093,13 @@ def test_ctrl_c_while_the_bar_runs(folder):
         assert tree(folder) == ["photo.png"]
     finally:
         child.kill(), child.wait(), child.stdout.close(), os.close(ours)
+
+
+def test_a_library_that_cannot_be_loaded_is_a_line(cli, monkeypatch):
+    "As PyTorch says it where `ulimit -v` leaves too little memory."
+    def fails(): raise ImportError("libtorch.so: failed to map segment\nfrom shared object")
+    monkeypatch.setattr("dynaseg.cli._ran", fails)
+    code, out, err = cli("segment", "photo.png")
+    assert code == 1 and out == "" and err == (
+        "error: a library cannot be loaded (libtorch.so: failed to map segment from shared object). Is the installation "
+        "whole, and is there memory?\n")
