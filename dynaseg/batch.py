@@ -426,8 +426,10 @@ def out_of_memory(
 
 def in_words(
     e: BaseException, # what was raised
+    path: str | os.PathLike = "", # the file that is named before the line, and so not in it again
 ) -> str:
     "One line for a person."
+    if path: return in_words(e).removeprefix(f"{str(path)!r}: ")
     if out_of_memory(e): return "not enough memory. Try a smaller --max-pixels, --p or --q."
     lines = str(e).splitlines()
     if isinstance(e, OSError) and e.strerror: return f"{_named(e)}{e.strerror}"
@@ -783,7 +785,8 @@ def _result(job, name, future, manifest):
         if image is None or manifest.done(name, row["sha256"], job.key): return None
         if isinstance(image, Exception): raise image
         seg = job.segmented(image)
-    except Exception as e: return row | {"error": in_words(e)}
+    # the row has the name of the file already
+    except Exception as e: return row | {"error": in_words(e, job.source / name)}
     if seg.stop_reason == "interrupted": raise KeyboardInterrupt # Ctrl-C in a notebook: half a fit is no result
     return row | _written(job, seg, name)
 

@@ -114,7 +114,7 @@ def _each(
         return [_written(seg, name, folder / part, files, nodata) for seg, part in _parts(found)]
     except KeyboardInterrupt: raise typer.Exit(130)
     except Exception as e: # whatever a broken file or a library makes of it: the other images are done all the same
-        return [{"image": name, "error": as_options(in_words(e))}]
+        return [{"image": name, "error": as_options(in_words(e, name))}]
 
 def _refuse_to_replace(folder, files, force, in_pages):
     "Raises `FileExistsError` for results that are there already."
@@ -499,7 +499,7 @@ def _to_stdout(images, settings, nodata):
             labels = segment(_input(images[0]), **settings).save(Path(folder) / "labels.png", nodata=nodata)
             sys.stdout.buffer.write(labels.read_bytes())
     except (ValueError, OSError, MemoryError, RuntimeError) as e:
-        print(f"error: {images[0]}: {as_options(in_words(e))}", file=sys.stderr)
+        print(f"error: {images[0]}: {as_options(in_words(e, images[0]))}", file=sys.stderr)
         raise typer.Exit(1)
 
 # %% ../nbs/27_cli.ipynb #5ddb96bb

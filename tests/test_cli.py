@@ -1100,6 +1100,5 @@ def test_a_library_that_cannot_be_loaded_is_a_line(cli, monkeypatch):
     def fails(): raise ImportError("libtorch.so: failed to map segment\nfrom shared object")
     monkeypatch.setattr("dynaseg.cli._ran", fails)
     code, out, err = cli("segment", "photo.png")
-    assert code == 1 and out == "" and err == (
-        "error: a library cannot be loaded (libtorch.so: failed to map segment from shared object). Is the installation "
-        "whole, and is there memory?\n")
+    assert code == 1 and out == "" and err.count("\n") == 1
+    assert err.startswith("error: a library cannot be loaded (libtorch.so: failed to map segment from shared object).")

@@ -415,7 +415,7 @@ def test_a_decoder_s_words_are_one_line_without_places_in_memory(tmp_path):
     (np.zeros((1, 1)), ["1 pixel", "at least 2"]),
     (np.zeros((1, 1, 3)), ["1 pixel", "at least 2"]),
     (torch.zeros(3, 1, 1), ["1 pixel", "at least 2"]),
-    (np.zeros(7), ["1 dimensions", "(7,)", "expected one image"]),
+    (np.zeros(7), ["1 dimension,", "(7,)", "expected one image"]),
     (np.zeros((8, 20, 20, 3)), ["4 dimensions", "(8, 20, 20, 3)", "one by one"]),
     (np.zeros((3, 480, 640)), ["(3, 480, 640)", "640 bands", "axes='CYX'"]),
     (np.zeros((1, 48, 64)), ["1×48 pixels with 64 bands", "swapped"]),

@@ -521,7 +521,7 @@ def test_a_new_setting_is_one_line(tmp_path, python, repo):
     shutil.copytree(repo / "dynaseg", tmp_path / "dynaseg", ignore=shutil.ignore_patterns("__pycache__"))
     file = tmp_path / "dynaseg" / "segmenter.py"
     text = file.read_text(encoding="utf-8")
-    line = "    M: whole(1) = None, # M of the paper: convolution blocks of the network\n"
+    line = next(line for line in text.splitlines(keepends=True) if line.startswith("    M: whole(1) = None, # "))
     assert text.count(line) == 1
     file.write_text(text.replace(line, line + "    zeal: whole(1, 9) = 3, # how hard it tries, from 1 to 9\n"),
                     encoding="utf-8")
