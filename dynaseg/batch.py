@@ -426,10 +426,10 @@ def out_of_memory(
 
 def in_words(
     e: BaseException, # what was raised
-    path: str | os.PathLike = "", # the file that is named before the line, and so not in it again
+    path: str | os.PathLike = "", # the image, which is named before the line, and so not in it again
 ) -> str:
     "One line for a person."
-    if path: return in_words(e).removeprefix(f"{str(path)!r}: ")
+    if path and isinstance(e, InputError): return in_words(e).removeprefix(f"{str(path)!r}: ")
     if out_of_memory(e): return "not enough memory. Try a smaller --max-pixels, --p or --q."
     lines = str(e).splitlines()
     if isinstance(e, OSError) and e.strerror: return f"{_named(e)}{e.strerror}"
