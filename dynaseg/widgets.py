@@ -692,6 +692,11 @@ class Answer(NamedTuple):
     strokes: tuple = () # (number of the pen, way) of each
     learnt: bool = False # whether a fit of its own has seen the strokes
 
+    @property
+    def colours(self) -> int:
+        "How many pens have drawn."
+        return len({number for number, _ in self.strokes})
+
 def pen_width(
     size: tuple[int, int], # (h, w) of a picture, pixels
 ) -> int:
@@ -770,14 +775,10 @@ class Answers:
     ):
         "One more stroke. With two colours or more, the fit is asked for a segmentation that respects them."
         strokes = (*self.last.strokes, (number, path))
-        if len({number for number, _ in strokes}) < 2: return self.stack.append(self.last._replace(strokes=strokes))
+        drawn = self.last._replace(strokes=strokes)
+        if drawn.colours < 2: return self.stack.append(drawn)
         seg = self.fitted.seeded(self.drawn(strokes))
         self.stack.append(Answer(seg, self.last.asked, ".seeded(scribbles)", strokes))
-
-    @property
-    def colours(self) -> int:
-        "How many pens have drawn."
-        return len({number for number, _ in self.last.strokes})
 
     def learn(self,
         image: np.ndarray, # (H, W, C), the photo
@@ -1039,7 +1040,7 @@ class Explorer(Panel):
 
     def learn(self):
         "What *Learn from strokes* does: one more fit, drawn as it goes on."
-        if self.answers and self.answers.colours > 1: self.runner.start(self._learn)
+        if self.answers and self.answers.last.colours > 1: self.runner.start(self._learn)
 
     def _learn(self):
         callback = live(self.draw, self.runner.stopping.is_set)
@@ -1089,7 +1090,8 @@ class Explorer(Panel):
         "Which tools can be used now."
         ready = free and self.answers is not None
         for button in self.tools.buttons: button.disabled = not ready
-        steps, strokes = (len(self.answers.stack) > 1, self.answers.colours > 1) if self.answers else (False, False)
+        steps = ready and len(self.answers.stack) > 1
+        strokes = ready and self.answers.last.colours > 1
         self.edits.allow(ready, self.chosen is not None, steps, strokes)
 
 # %% ../nbs/22_widgets.ipynb #809f27b6
