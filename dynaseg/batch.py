@@ -44,7 +44,6 @@ from .many import batch_size, fit_batch, shared_cores, timed_finish, timed_prepa
 from .network import ResponseNet, cnn
 from .segmenter import (PRESETS, SETTINGS, Checked, Fitted, Prepared, Segmentation, check_settings, reading_of,
                                segment, watched)
-from .together import STATISTICS, SharedNetwork, at_working_size, check_shared, fit_together
 
 try: from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, lockf
 except ImportError: # Windows
@@ -654,6 +653,7 @@ def _check_folder(settings, suffix, out):
 
 def _check_one_network(checked):
     "Raises `InputError` for settings with which the images of a folder cannot share a network."
+    from dynaseg.together import check_shared # scikit-learn comes with it, and takes its time
     check_shared(checked.settings)
     if callable(checked.settings["variant"]):
         raise InputError("same_labels keeps its network in a file, which cannot hold a weighting of your own. Take "
@@ -727,6 +727,7 @@ def _take_network(job):
     "Takes the network of the output folder, if it was fitted with these settings; whether it did."
     file = job.out / NETWORK
     if not file.exists(): return False
+    from dynaseg.together import SharedNetwork
     network = SharedNetwork.load(file, job.settings["device"])
     if network.note != job.run_key: return False
     job.network = network
@@ -736,6 +737,7 @@ def _take_network(job):
 
 def _fit_network(job, names):
     "Fits the network to some of these images, writes it and takes it."
+    from dynaseg.together import at_working_size, fit_together
     settings = job.checked.settings
     most = settings["max_pixels"] or None
     def read(name): return at_working_size(read_image(job.source / name, **reading_of(settings)), most)
@@ -1003,10 +1005,12 @@ def _shared_how(same_labels, sample, statistics):
     "The `Sharing` that is asked for, or None. Raises `InputError`."
     if not isinstance(sample, Integral) or isinstance(sample, bool) or sample < 1:
         raise InputError(f"sample={sample!r}; expected a whole number of at least 1.")
+    if not same_labels and (sample, statistics) == Sharing(): return None
+    from dynaseg.together import STATISTICS
     if statistics not in STATISTICS:
         raise InputError(f"statistics={statistics!r}; expected {' or '.join(map(repr, STATISTICS))}.")
     if same_labels: return Sharing(int(sample), statistics)
-    for name, value, usual in (("sample", sample, 16), ("statistics", statistics, STATISTICS[0])):
+    for name, value, usual in zip(Sharing._fields, (sample, statistics), Sharing()):
         if value != usual: warn(f"{name}={value!r} has no effect without same_labels.")
     return None
 

@@ -31,17 +31,25 @@ def parameters(
     """The parameters of every function and method in a module, and the fields of its classes.
 
     The keys are names, "f" or "Class.method"."""
-    comments = {token.start[0]: token for token in generate_tokens(StringIO(source).readline) if token.type == COMMENT}
+    lines = StringIO(source).readlines()
     found = {}
     for node in ast.parse(source).body:
-        if isinstance(node, ast.FunctionDef): found[node.name] = _of_function(node, comments)
+        if isinstance(node, ast.FunctionDef): found[node.name] = _of_function(node, lines)
         if not isinstance(node, ast.ClassDef): continue
-        found[node.name] = _of_class(node, comments), ""
+        found[node.name] = _of_class(node, lines), ""
         for method in node.body:
-            if isinstance(method, ast.FunctionDef): found[f"{node.name}.{method.name}"] = _of_function(method, comments)
+            if isinstance(method, ast.FunctionDef): found[f"{node.name}.{method.name}"] = _of_function(method, lines)
     return found
 
-def _of_function(node, comments):
+def _comments(lines, first, last):
+    """The comments on the lines from one to another, by line.
+
+    Looking for them in all of a module would take longer than the rest of its import."""
+    tokens = generate_tokens(iter(lines[first - 1:last]).__next__)
+    return {first - 1 + token.start[0]: token for token in tokens if token.type == COMMENT}
+
+def _of_function(node, lines):
+    comments = _comments(lines, node.lineno, node.body[0].end_lineno)
     result = []
     group = ""
     line = node.lineno
@@ -67,8 +75,11 @@ def _arguments(arguments):
     for stars, argument, default in every:
         if argument is not None and argument.arg not in ("self", "cls"): yield stars + argument.arg, argument, default
 
-def _of_class(node, comments):
+def _of_class(node, lines):
     "The fields of a class: those of a data class or a named tuple."
+    ends = [field.end_lineno for field in node.body if isinstance(field, ast.AnnAssign)]
+    if not ends: return []
+    comments = _comments(lines, node.lineno, ends[-1])
     fields = []
     line = node.lineno
     for field in node.body:

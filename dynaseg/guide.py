@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 
 from .hints import marks_at
 from .images import InputError, MissingFileError
@@ -112,6 +111,7 @@ def matched(
     counts = (ids * q + labels).bincount(minlength=K * q).view(K, q)
     if matching == "majority": return counts.argmax(1)
     if K > q: raise InputError(too_many(K, q))
+    from scipy.optimize import linear_sum_assignment
     return torch.from_numpy(linear_sum_assignment(counts.cpu().numpy(), maximize=True)[1]).to(ids.device)
 
 def too_many(
