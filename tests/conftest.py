@@ -100,6 +100,20 @@ def python():
     return run
 
 
+@pytest.fixture
+def command(monkeypatch, capsys):
+    "Runs `dynaseg` in this process; test_cli tries it in processes of its own."
+    from dynaseg.cli import main
+    def run(*args, cwd):
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["dynaseg", *map(str, args)])
+        code = 0
+        try: main()
+        except SystemExit as e: code = e.code or 0
+        return subprocess.CompletedProcess(args, code, *capsys.readouterr())
+    return run
+
+
 @pytest.fixture(scope="session")
 def digest():
     "A short name for the contents of an array."

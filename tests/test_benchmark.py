@@ -1,10 +1,10 @@
 """Rows, tables, intervals, the two commands that make them, and the script that makes all result files."""
 import ast
 import csv
+import gc
 import importlib.util
 import os
 import shlex
-import subprocess
 import sys
 from functools import wraps
 from itertools import product
@@ -34,6 +34,15 @@ from dynaseg.hierarchies import FAMILIES
 from dynaseg.images import InputError
 
 DATA = os.environ.get("DYNASEG_DATA")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_garbage():
+    "Memory is measured for each row, after a search for garbage: what was imported need not be searched each time."
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture
@@ -357,20 +366,6 @@ def test_files_of_other_kinds_are_refused(bsd, tmp_path):
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "a.png")
     with pytest.raises(InputError, match="no ground truths"):
         evaluate(Photos(tmp_path, subset=["a.png"]), ["blank"], out=tmp_path / "s.csv", progress=False)
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    "Runs the command in this process; test_cli tries it in processes of its own."
-    from dynaseg.cli import main
-    def run(*args, cwd):
-        monkeypatch.chdir(cwd)
-        monkeypatch.setattr(sys, "argv", ["dynaseg", *map(str, args)])
-        code = 0
-        try: main()
-        except SystemExit as e: code = e.code or 0
-        return subprocess.CompletedProcess(args, code, *capsys.readouterr())
-    return run
 
 
 def test_the_commands(command, bsd, tmp_path):

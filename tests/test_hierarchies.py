@@ -160,7 +160,7 @@ def test_another_file_is_not_touched(photos, tmp_path):
     assert (tmp_path / "notes.csv").read_text() == "mine\n1\n"
 
 
-def test_from_the_command_line(tmp_path, python):
+def test_from_the_command_line(tmp_path, command):
     "`dynaseg evaluate --measures region`, then `report`, on a folder in the layout of BSD500."
     from scipy.io import savemat
     for kind in ("images", "groundTruth"): (tmp_path / "data" / kind / "val").mkdir(parents=True)
@@ -170,11 +170,9 @@ def test_from_the_command_line(tmp_path, python):
         truth = np.empty((1, 1), object)
         truth[0, 0] = {"Segmentation": TRUTH.astype(np.uint16)}
         savemat(tmp_path / "data/groundTruth/val" / f"{name}.mat", {"groundTruth": truth})
-    program = "import sys; from dynaseg.cli import main; sys.argv = ['dynaseg', *sys.argv[1:]]; main()"
-    out = python(program, "evaluate", "bsd500", "--root", tmp_path, "--measures", "region", "--methods",
-                 "ours,no network", "--T", "2", "--out", tmp_path / "l.csv")
-    assert "covering ODS" in out and "| no network |" in out
-    assert "difference from no network" in python(program, "report", tmp_path / "l.csv")
-    failed = python(program, "evaluate", "bsd500", "--root", tmp_path, "--measures", "depth", "--out",
-                    tmp_path / "m.csv", check=False)
+    done = command("evaluate", "bsd500", "--root", "data", "--measures", "region", "--methods", "ours,no network",
+                   "--T", 2, "--out", "l.csv", cwd=tmp_path)
+    assert done.returncode == 0 and "covering ODS" in done.stdout and "| no network |" in done.stdout
+    assert "difference from no network" in command("report", "l.csv", cwd=tmp_path).stdout
+    failed = command("evaluate", "bsd500", "--root", "data", "--measures", "depth", "--out", "m.csv", cwd=tmp_path)
     assert failed.returncode == 2 and "depth" in failed.stderr and "Traceback" not in failed.stderr
