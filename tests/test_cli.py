@@ -145,10 +145,9 @@ def test_parquet_without_pyarrow_is_said_before_the_work(cli, folder, monkeypatc
     assert code == 2 and "pip install 'dynaseg[parquet]'" in err and not (folder / "segments").exists()
 
 
-def test_demo(process, folder):
-    done = process("demo")
-    said = done.stdout.decode()
-    assert done.returncode == 0, done.stderr
+def test_demo(cli, folder):
+    code, said, err = cli("demo")
+    assert code == 0, err
     assert re.search(r"\d+ clusters in [\d.]+ s", said)
     assert tree(folder) == results("x", out="dynaseg-demo")[:1] + [f"dynaseg-demo/{f}"
                                                                    for f in sorted(FILES)] + ["photo.png"]
@@ -1038,7 +1037,7 @@ def test_an_interruption_of_a_folder_is_130(cli, album, monkeypatch):
 
 
 @posix
-def test_ctrl_c_with_workers_leaves_nothing_half_written(process, album, photo):
+def test_ctrl_c_with_workers_leaves_nothing_half_written(cli, album, photo):
     "The signal goes to all processes of the terminal, as from the keyboard."
     for i in range(60): Image.fromarray(np.roll(photo, i, 0)).save(album / "in" / f"more{i}.png")
     (album / "in").rename(album / "-in")
@@ -1054,9 +1053,9 @@ def test_ctrl_c_with_workers_leaves_nothing_half_written(process, album, photo):
     finally: child.kill(), child.wait()
     assert [n for n in tree("out") if "dynaseg" in n] == [".dynaseg", ".dynaseg/lock"]
     assert 0 < len(list(album.glob("out/*.labels.png"))) < 63
-    done = process("folder", *FAST, "--", "-in", "out")
-    numbers, _ = table(done.stdout.decode())
-    assert done.returncode == 0 and numbers["segmented"] + numbers["done before"] == 63 and numbers["done before"] > 0
+    code, said, _ = cli("folder", *FAST, "--", "-in", "out")
+    numbers, _ = table(said)
+    assert code == 0 and numbers["segmented"] + numbers["done before"] == 63 and numbers["done before"] > 0
 
 
 # --- Ctrl-C

@@ -311,11 +311,11 @@ def test_every_tutorial_has_its_card(pages, site):
     for picture in cards.values(): assert (site / picture.removeprefix("../")).is_file(), picture
 
 
-def test_a_folder_that_is_not_a_site_is_not_replaced(tmp_path):
+def test_a_folder_that_is_not_a_site_is_not_replaced(tmp_path, monkeypatch, capsys):
     (tmp_path / "thesis.tex").write_text("years of work")
-    done = subprocess.run([sys.executable, ROOT / "tools" / "site.py", "--out", tmp_path], text=True,
-                          capture_output=True, timeout=120)
-    assert done.returncode == 2 and "expected a new folder" in done.stderr
+    monkeypatch.setattr(sys, "argv", ["site.py", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended: tool("site").main()
+    assert ended.value.code == 2 and "expected a new folder" in capsys.readouterr().err
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
