@@ -24,6 +24,7 @@ from dynaseg.cli import FILES, NOT_OPTIONS, _option_name, app, demo_command, mai
 from dynaseg.labels import overlay
 
 SMALL = ["--M", "1", "--p", "6", "--q", "6", "--T", "2", "--device", "cpu"]
+FAST = [*SMALL, "--min-labels", "2"]  # without the silhouette phase, which a new process imports scikit-learn for
 posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
 
 
@@ -72,7 +73,7 @@ def test_several_files_in_a_process_of_its_own(process, folder, photo):
     "Names with spaces, with letters beyond ASCII, with a dash in front, with dots."
     names = ["my photo.png", "été 東京.jpg", "-dash.png", "a.b.tif"]
     for name in names: Image.fromarray(photo).save(folder / name)
-    done = process("segment", "-o", "out dir", *SMALL, "--", *names, PYTHONUTF8="1")
+    done = process("segment", "-o", "out dir", *FAST, "--", *names, PYTHONUTF8="1")
     assert done.returncode == 0 and done.stderr == b""
     said = done.stdout.decode()
     for name in names:
@@ -767,7 +768,7 @@ def test_words_that_completion_offers_are_those_of_the_settings():
 @posix
 @pytest.mark.parametrize("redirect, code", [(">&-", 0), ("2>&-", 0), (">/dev/full", 1)])
 def test_streams_that_are_closed_or_full(folder, redirect, code):
-    line = f"{sys.executable} -m dynaseg.cli segment photo.png {' '.join(SMALL)} {redirect}"
+    line = f"{sys.executable} -m dynaseg.cli segment photo.png {' '.join(FAST)} {redirect}"
     done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=300)
     assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
     if code: assert "standard output cannot be written to" in done.stderr and len(done.stderr.splitlines()) == 1
@@ -904,7 +905,7 @@ def test_a_name_that_is_not_unicode(process, folder, photo):
     name = b"caf\xe9.png"
     Image.fromarray(photo).save("x.png")
     os.rename(b"x.png", name)
-    done = process("segment", name, *SMALL, PYTHONIOENCODING="utf-8:strict")  # as at a terminal with a UTF-8 language
+    done = process("segment", name, *FAST, PYTHONIOENCODING="utf-8:strict")  # as at a terminal with a UTF-8 language
     assert done.returncode == 0, done.stderr.decode(errors="replace")
     assert sorted(os.listdir(b"segments/caf\xe9")) == sorted(f.encode() for f in FILES)
 
@@ -925,9 +926,6 @@ def table(said):
     "What `dynaseg folder` prints: numbers by name, and the path of the manifest."
     *lines, manifest = said.splitlines()
     return {line.rsplit(None, 1)[0]: float(line.rsplit(None, 1)[1]) for line in lines}, manifest
-
-
-FAST = [*SMALL, "--min-labels", "2"]
 
 
 def test_a_folder(cli, album):
