@@ -142,7 +142,7 @@ def test_parquet_without_pyarrow_is_said_before_the_work(cli, folder, monkeypatc
     import dynaseg.cli
     there = dynaseg.cli.find_spec
     monkeypatch.setattr(dynaseg.cli, "find_spec", lambda name: None if name == "pyarrow" else there(name))
-    code, out, err = cli("segment", "photo.png", "--format", "parquet", *SMALL)
+    code, out, err = cli("segment", "photo.png", "--format", "parquet", *FAST)
     assert code == 2 and "pip install 'dynaseg[parquet]'" in err and not (folder / "segments").exists()
 
 
@@ -397,24 +397,24 @@ def test_a_folder_with_a_mask(cli, folder, photo):
 # --- what exists is kept
 
 def test_nothing_is_overwritten_without_force(cli, folder):
-    assert cli("segment", "photo.png", *SMALL)[0] == 0
+    assert cli("segment", "photo.png", *FAST)[0] == 0
     there = folder / "segments" / "photo"
     for name in FILES: (there / name).unlink()
     (there / "overlay.png").write_text("precious")  # one of them is enough
-    code, out, err = cli("segment", "photo.png", *SMALL)
+    code, out, err = cli("segment", "photo.png", *FAST)
     assert code == 1 and out == "" and len(err.splitlines()) == 1
     assert "overlay.png" in err and "exists" in err and "--force" in err and "--out" in err
     assert (there / "overlay.png").read_text() == "precious" and len(list(there.iterdir())) == 1
-    assert cli("segment", "photo.png", "--force", *SMALL)[0] == 0 and tree(folder) == results("photo")
+    assert cli("segment", "photo.png", "--force", *FAST)[0] == 0 and tree(folder) == results("photo")
     Image.open(there / "overlay.png").load()
-    assert cli("segment", "photo.png", "-o", "elsewhere", *SMALL)[0] == 0
+    assert cli("segment", "photo.png", "-o", "elsewhere", *FAST)[0] == 0
 
 
 def test_other_files_in_the_folder_are_left_alone(cli, folder):
     note = folder / "segments" / "photo" / "note.txt"
     note.parent.mkdir(parents=True)
     note.write_text("mine")
-    assert cli("segment", "photo.png", *SMALL)[0] == 0 and cli("segment", "photo.png", "--force", *SMALL)[0] == 0
+    assert cli("segment", "photo.png", *FAST)[0] == 0 and cli("segment", "photo.png", "--force", *FAST)[0] == 0
     assert note.read_text() == "mine"
 
 
@@ -777,7 +777,7 @@ def test_streams_that_are_closed_or_full(folder, redirect, code):
 
 def test_standard_input_that_is_closed(cli, folder, monkeypatch):
     monkeypatch.setattr("sys.stdin", None)
-    code, _, err = cli("segment", "-", *SMALL)
+    code, _, err = cli("segment", "-", *FAST)
     assert code == 1 and "Standard input is closed" in err
 
 
@@ -796,7 +796,7 @@ def test_signals_end_it_as_ctrl_c_does(cli, folder, monkeypatch, name):
     before = signal.signal(number, signal.SIG_DFL)
     try:
         monkeypatch.setattr("dynaseg.segmenter.segment", lambda *_, **__: os.kill(os.getpid(), number) or time.sleep(5))
-        assert cli("segment", "photo.png", *SMALL)[0] == 128 + number
+        assert cli("segment", "photo.png", *FAST)[0] == 128 + number
     finally: signal.signal(number, before)
     assert not list(folder.rglob(".dynaseg-*"))
 
@@ -818,7 +818,7 @@ def test_the_place_is_tried_before_the_work(cli, folder, monkeypatch):
     def full(*_, **__): raise PermissionError(13, "Permission denied", "/a/temporary/name")
     monkeypatch.setattr("dynaseg.cli.tempfile.TemporaryDirectory", full)
     monkeypatch.setattr("dynaseg.segmenter.segment", None)
-    code, _, err = cli("segment", "photo.png", "-o", "there", *SMALL)
+    code, _, err = cli("segment", "photo.png", "-o", "there", *FAST)
     assert code == 1 and "Permission denied" in err and "--out" in err and "temporary" not in err
 
 
@@ -829,19 +829,19 @@ def test_whatever_an_image_makes_a_library_raise_the_others_are_done(cli, folder
         if "bad" in str(image): raise AttributeError("odd")
         return real(image, **settings)
     monkeypatch.setattr("dynaseg.segmenter.segment", odd)
-    code, out, _ = cli("segment", "bad.png", "photo.png", "--json", *SMALL)
+    code, out, _ = cli("segment", "bad.png", "photo.png", "--json", *FAST)
     assert code == 1 and [json.loads(line)["error"] for line in out.splitlines()] == ["AttributeError: odd", None]
 
 
 def test_images_of_one_name_have_folders_of_their_own(cli, folder, photo):
     (folder / "below").mkdir()
     Image.fromarray(photo).save("below/photo.png")
-    assert cli("segment", "photo.png", "below/photo.png", *SMALL)[0] == 0
+    assert cli("segment", "photo.png", "below/photo.png", *FAST)[0] == 0
     for place in ("photo.png", "below/photo.png"): assert (folder / "segments" / place / "labels.png").is_file()
 
 
 def test_one_image_twice_is_done_once(cli, folder):
-    code, out, err = cli("segment", "photo.png", "photo.png", *SMALL)
+    code, out, err = cli("segment", "photo.png", "photo.png", *FAST)
     assert code == 1 and len(err.splitlines()) == 1 and "exists" in err and "--force" in err
     assert len(list(folder.rglob("labels.png"))) == 1
 
@@ -860,7 +860,7 @@ def bad_files(folder):
 
 def test_each_bad_file_gets_one_line_and_the_others_are_done(cli, folder):
     bad = bad_files(folder)
-    code, out, err = cli("segment", *bad, "photo.png", *SMALL)
+    code, out, err = cli("segment", *bad, "photo.png", *FAST)
     assert code == 1 and out.startswith("photo.png: ")
     lines = err.splitlines()
     assert len(lines) == len(bad) and "Traceback" not in err
@@ -869,28 +869,28 @@ def test_each_bad_file_gets_one_line_and_the_others_are_done(cli, folder):
 
 
 def test_an_address_is_its_own_error(cli, folder):
-    code, out, err = cli("segment", "https://a.example/other.png", "photo.png", *SMALL)
+    code, out, err = cli("segment", "https://a.example/other.png", "photo.png", *FAST)
     assert code == 1 and out.startswith("photo.png: ") and "'https://a.example/other.png' is an address" in err
 
 
 def test_a_mistake_in_a_process_of_its_own(process, folder):
-    done = process("segment", "missing.png", *SMALL)
+    done = process("segment", "missing.png", *FAST)
     assert (done.returncode == 1 and done.stdout == b"" and len(done.stderr.decode().splitlines()) == 1
             and not (folder / "segments").exists())
 
 
 def test_a_bomb_is_refused_unless_allowed(cli, folder, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
-    code, out, err = cli("segment", "photo.png", *SMALL)
+    code, out, err = cli("segment", "photo.png", *FAST)
     assert code == 1 and "refused" in err and "--allow-pixels" in err and len(err.splitlines()) == 1
-    assert cli("segment", "photo.png", "--allow-pixels", 719, *SMALL)[0] == 1
-    assert cli("segment", "photo.png", "--allow-pixels", 24 * 30, *SMALL)[0] == 0
+    assert cli("segment", "photo.png", "--allow-pixels", 719, *FAST)[0] == 1
+    assert cli("segment", "photo.png", "--allow-pixels", 24 * 30, *FAST)[0] == 0
 
 
 @pytest.mark.parametrize("out", ["photo.png", "photo.png/deeper"])
 def test_an_output_folder_that_is_a_file(cli, folder, out):
     before = (folder / "photo.png").read_bytes()
-    code, said, err = cli("segment", "photo.png", "-o", out, *SMALL)
+    code, said, err = cli("segment", "photo.png", "-o", out, *FAST)
     assert code in (1, 2) and len(err.splitlines()) == 1 and "photo.png" in err and tree(folder) == ["photo.png"]
     assert (folder / "photo.png").read_bytes() == before
 
@@ -955,7 +955,7 @@ def test_what_a_folder_leaves_out_is_named(cli, album):
 def test_names_of_dots_stay_inside(cli, folder, photo):
     "The stem of `...png` is two dots."
     (folder / "photo.png").rename("...png")
-    assert cli("segment", "...png", "-o", "out/deep", *SMALL)[0] == 0
+    assert cli("segment", "...png", "-o", "out/deep", *FAST)[0] == 0
     assert [n for n in tree(folder) if n.endswith("labels.png")] == ["out/deep/image-2-dots/labels.png"]
 
 
@@ -1062,7 +1062,7 @@ def test_ctrl_c_with_workers_leaves_nothing_half_written(cli, album, photo):
 def test_an_interruption_anywhere_is_130(cli, folder, monkeypatch, where):
     def press(*args, **kwargs): raise KeyboardInterrupt
     monkeypatch.setattr(where, with_signature(press))
-    code, out, err = cli("segment", "photo.png", *SMALL)
+    code, out, err = cli("segment", "photo.png", *FAST)
     assert code == 130 and "Traceback" not in err and tree(folder) == ["photo.png"]
 
 

@@ -140,9 +140,9 @@ def test_at_full_resolution_the_labels_are_the_last_reading(photo, quick):
     assert len(last) == len(seg.history["loss"])
 
 
-def test_the_working_resolution_is_kept_and_labels_come_back_at_full_size(photo, quick):
+def test_the_working_resolution_is_kept_and_labels_come_back_at_full_size(photo, fast):
     shapes = set()
-    seg = segment(photo, max_pixels=200, callback=lambda step: shapes.add(tuple(step.labels.shape)), **quick)
+    seg = segment(photo, max_pixels=200, callback=lambda step: shapes.add(tuple(step.labels.shape)), **fast)
     assert len(shapes) == 1 and math.prod(shapes.pop()) <= 200
     assert is_result(seg, photo.shape)
 
@@ -226,8 +226,8 @@ def test_asking_later_is_asking_at_once(mosaic, quick):
                                   segment(mosaic, preset="segments", **quick).labels)
 
 
-def test_coarser_answers_are_unions_of_finer_ones(mosaic, quick):
-    seg = segment(mosaic, **quick)
+def test_coarser_answers_are_unions_of_finer_ones(mosaic, fast):
+    seg = segment(mosaic, **fast)
     for chain in ([dict(n_segments=n) for n in (30, 12, 5, 2)], [dict(level=l) for l in (0.5, 1, 2, 4)],
                   [dict(n_clusters=n) for n in (9, 5, 3)],
                   [dict(level=1, min_size=n) for n in (0, 20, 90)]):
@@ -236,8 +236,8 @@ def test_coarser_answers_are_unions_of_finer_ones(mosaic, quick):
             assert len(np.unique(np.stack([fine.ravel(), coarse.ravel()]), axis=1).T) == fine.max() + 1
 
 
-def test_no_segment_is_smaller_than_asked(mosaic, quick):
-    seg = segment(mosaic, preset="segments", min_size=60, **quick)
+def test_no_segment_is_smaller_than_asked(mosaic, fast):
+    seg = segment(mosaic, preset="segments", min_size=60, **fast)
     assert np.bincount(seg.labels.ravel()).min() >= 60
 
 
@@ -260,8 +260,8 @@ def test_what_cannot_be_honoured_is_said(quick, photo):
         with pytest.raises(InputError): seg.at(**wrong)
 
 
-def test_merge_and_split(mosaic, quick):
-    seg = segment(mosaic, n_segments=12, **quick)
+def test_merge_and_split(mosaic, fast):
+    seg = segment(mosaic, n_segments=12, **fast)
     apart = next((a, b) for a in range(12) for b in range(12) if a != b and not touching(seg.labels, a, b))
     near = next((a, b) for a in range(12) for b in range(12) if a != b and touching(seg.labels, a, b))
     merged = seg.merge(*near)
@@ -274,7 +274,7 @@ def test_merge_and_split(mosaic, quick):
     assert split.n_clusters == 13 == pieces(split.labels) and len(np.unique(split.labels[seg.labels == 0])) == 2
     for wrong in (dict(a=99, b=0), dict(a=1, b=1), dict(a=0, b=1.5)):
         with pytest.raises(InputError): seg.merge(**wrong)
-    with pytest.raises(InputError, match="pixel by pixel"): segment(mosaic, preset="paper", **quick).split(0)
+    with pytest.raises(InputError, match="pixel by pixel"): segment(mosaic, preset="paper", **fast).split(0)
 
 
 def touching(labels, a, b):
@@ -295,8 +295,8 @@ def test_strokes_are_respected(mosaic, quick):
     with pytest.raises(InputError, match="float64"): seg.seeded(strokes / 2)
 
 
-def test_the_contour_map_holds_every_cut(mosaic, quick):
-    seg = segment(mosaic, **quick)
+def test_the_contour_map_holds_every_cut(mosaic, fast):
+    seg = segment(mosaic, **fast)
     contours = seg.contours()
     for level in (0.5, 1.0, 2.0):
         labels = seg.hierarchy.at_pixels(seg.hierarchy.segments(level=level, min_size=0))
@@ -462,18 +462,18 @@ def test_clusters_keep_their_numbers_through_the_pages(quick):
         assert (seg.at(n_clusters=2).labels[0, 0] == 0) == (size == 20)  # a new question, numbered by area
 
 
-def test_segments_of_pages_are_not_matched(quick, photo):
+def test_segments_of_pages_are_not_matched(fast, photo):
     stack = np.stack([photo[..., 0], photo[..., 1]])
     with pytest.warns(UserWarning, match="2 pages, each segmented by itself"):
-        results = segment(stack, axes="ZYX", pages="all", n_segments=3, **quick)
+        results = segment(stack, axes="ZYX", pages="all", n_segments=3, **fast)
     assert all(np.bincount(seg.labels.ravel()).tolist() == sorted(np.bincount(seg.labels.ravel()), reverse=True)
                for seg in results)
 
 
-def test_a_stack_says_that_it_is_one(tmp_path, quick, photo):
+def test_a_stack_says_that_it_is_one(tmp_path, fast, photo):
     tifffile.imwrite(tmp_path / "stack.tif", np.stack([photo[..., 0]] * 8), photometric="minisblack")
     with pytest.warns(UserWarning, match="This is page 1 of 8 of .*stack.tif"):
-        seg = segment(tmp_path / "stack.tif", **quick)
+        seg = segment(tmp_path / "stack.tif", **fast)
     assert (seg.meta["page"], seg.meta["pages"]) == (1, 8)
 
 
@@ -593,14 +593,14 @@ def test_the_number_of_threads_does_not_matter(python):
     assert (one[0], two[0]) == ("1", "2") and one[1:] == two[1:]
 
 
-def test_a_table_of_pixels_is_no_image(photo, quick):
+def test_a_table_of_pixels_is_no_image(photo, fast):
     with pytest.raises(InputError, match=r"X has the shape \(720, 3\); expected one image .*reshape"):
-        DynaSeg(**quick).fit_predict(photo.reshape(-1, 3))
-    assert DynaSeg(**quick).fit_predict(photo[:, :3, :1]).shape == (24, 3)
+        DynaSeg(**fast).fit_predict(photo.reshape(-1, 3))
+    assert DynaSeg(**fast).fit_predict(photo[:, :3, :1]).shape == (24, 3)
 
 
-def test_a_damaged_file_is_no_segmentation(photo, quick, tmp_path):
-    segment(photo, **quick).save(tmp_path / "whole.npz")
+def test_a_damaged_file_is_no_segmentation(photo, fast, tmp_path):
+    segment(photo, **fast).save(tmp_path / "whole.npz")
     whole = (tmp_path / "whole.npz").read_bytes()
     for damaged in (b"", whole[:100], whole[:len(whole) // 2], whole[:2000] + bytes(40) + whole[2040:], b"no zip"):
         (tmp_path / "damaged.npz").write_bytes(damaged)
@@ -616,7 +616,7 @@ def test_warnings_name_the_line_of_the_users_program(photo, quick):
     assert len(caught) == 5 and {Path(warning.filename).name for warning in caught} == {"test_segmenter.py"}
 
 
-def test_what_an_extractor_knows_takes_part_in_the_merging(quick):
+def test_what_an_extractor_knows_takes_part_in_the_merging(fast):
     "It knows where a thing ends that colours do not show, though the fit of six updates on 300 pixels hardly does."
     noise = np.random.default_rng(0).uniform(0.4, 0.6, (60, 80, 3)).astype(np.float32)
     def knows(x):
@@ -625,14 +625,14 @@ def test_what_an_extractor_knows_takes_part_in_the_merging(quick):
         return maps
     left = np.arange(80) < 20
     def found(**settings):
-        labels = segment(noise, n_segments=2, **quick | dict(max_pixels=300) | settings).labels
+        labels = segment(noise, n_segments=2, **fast | dict(max_pixels=300) | settings).labels
         return max((labels == own).mean() for own in (np.where(left, 0, 1), np.where(left, 1, 0)))
     assert found(features=knows) > 0.97 > found()
 
 
-def test_without_standard_error_there_is_no_bar(photo, quick, monkeypatch):
+def test_without_standard_error_there_is_no_bar(photo, fast, monkeypatch):
     monkeypatch.setattr("sys.stderr", None)
-    assert segment(photo, **quick | dict(progress=True)).labels.shape == photo.shape[:2]
+    assert segment(photo, **fast | dict(progress=True)).labels.shape == photo.shape[:2]
 
 
 def test_the_form_of_the_picture_does_not_matter(photo, quick, tmp_path):
@@ -689,11 +689,11 @@ def test_users_random_state_does_not_matter(photo, quick):
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, lambda: torch.set_grad_enabled(False)])
-def test_works_where_gradients_are_switched_off(photo, quick, mode):
+def test_works_where_gradients_are_switched_off(photo, fast, mode):
     "As in a notebook that opened with torch.set_grad_enabled(False) for another model."
-    expected = segment(photo, **quick).labels
+    expected = segment(photo, **fast).labels
     with mode():
-        np.testing.assert_array_equal(segment(photo, **quick).labels, expected)
+        np.testing.assert_array_equal(segment(photo, **fast).labels, expected)
         assert not torch.is_grad_enabled()
     assert torch.is_grad_enabled()
 
@@ -769,9 +769,9 @@ def test_a_signal_at_a_prompt(photo, quick, monkeypatch):
     assert seg.stop_reason == "interrupted" and len(seg.history["loss"]) == 3
 
 
-def test_errors_of_a_callback_reach_the_user(photo, quick):
+def test_errors_of_a_callback_reach_the_user(photo, fast):
     def broken(step): raise RuntimeError("mine")
-    with pytest.raises(RuntimeError, match="mine"): segment(photo, callback=broken, **quick)
+    with pytest.raises(RuntimeError, match="mine"): segment(photo, callback=broken, **fast)
 
 
 # --- odd pictures
@@ -1082,11 +1082,11 @@ def test_segments_keep_their_ids_in_the_table(seg):
     assert few.table()["id"].tolist() == few.table()["cluster"].tolist() == list(range(6))
 
 
-def test_a_place_goes_from_file_to_file(photo, quick, tmp_path):
+def test_a_place_goes_from_file_to_file(photo, fast, tmp_path):
     tags = [(33550, "d", 3, (2, 2, 0), True), (33922, "d", 6, (0, 0, 0, 100, 900, 0), True),
             (34735, "H", 12, (1, 1, 0, 2, 1024, 0, 1, 1, 3072, 0, 1, 32632), True)]
     tifffile.imwrite(tmp_path / "photo.tif", photo, extratags=tags, photometric="rgb", metadata=None)
-    placed = segment(tmp_path / "photo.tif", **quick).at(n_segments=4)
+    placed = segment(tmp_path / "photo.tif", **fast).at(n_segments=4)
     placed.save(tmp_path / "labels.tif")
     placed.save(tmp_path / "regions.geojson")
     assert (read_image(tmp_path / "labels.tif").meta["georeference"]
@@ -1225,8 +1225,8 @@ def test_the_constructor_only_stores():
     with pytest.raises(ValueError, match="Invalid parameter"): model.set_params(nu=1)
 
 
-def test_refitting_replaces_the_result(photo, quick):
-    model = DynaSeg(**quick).fit(photo)
+def test_refitting_replaces_the_result(photo, fast):
+    model = DynaSeg(**fast).fit(photo)
     model.fit(photo[:10])
     assert model.labels_.shape == (10, 30)
 

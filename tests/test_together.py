@@ -105,16 +105,16 @@ def test_running_statistics_do_not_see_the_rest_of_the_photo(scene, quick):
     assert own.abs().max() > 0.1
 
 
-def test_batch_statistics_take_the_light_out(scene, quick):
-    net = fit_together([scene], **quick)
+def test_batch_statistics_take_the_light_out(scene, fast):
+    net = fit_together([scene], **fast)
     darker = read_image(scene.astype(np.float32) / 255 * 0.5, value_range=(0, 1))
     light = net.response(read_image(scene), "batch"), net.response(darker, "batch")
     torch.testing.assert_close(*light, rtol=1e-3, atol=1e-3)
     assert (net.response(read_image(scene)) - net.response(darker)).abs().max() > 0.1
 
 
-def test_labelling_changes_nothing(scene, quick):
-    net = fit_together([scene], **quick)
+def test_labelling_changes_nothing(scene, fast):
+    net = fit_together([scene], **fast)
     before = {name: values.clone() for name, values in net.net.state_dict().items()}
     first = net.label(scene).labels
     for statistics in ("batch", "running"): net.label(scene[:12, :17], statistics)
@@ -212,8 +212,8 @@ def test_the_same_seed_gives_the_same_network(scene, quick):
     assert not all(a.equal(b) for a, b in zip(one.net.state_dict().values(), other.net.state_dict().values()))
 
 
-def test_so_many_clusters_on_all_photos_together(scene, quick):
-    net = fit_together([scene[:15], scene[15:]], n_clusters=3, **quick)
+def test_so_many_clusters_on_all_photos_together(scene, fast):
+    net = fit_together([scene[:15], scene[15:]], n_clusters=3, **fast)
     labels = np.concatenate([net.label(view).labels for view in (scene[:15], scene[15:])])
     assert net.n_labels == 3 and set(np.unique(labels)) <= {0, 1, 2}
 
@@ -225,15 +225,15 @@ def test_pixels_without_data_stay_out(scene, quick):
     assert (found.labels[:, :10] == -1).all() and (found.labels[:, 10:] >= 0).all()
 
 
-def test_the_result_of_a_photo_can_be_asked_on(scene, quick):
-    net = fit_together([scene, scene[:, ::-1]], **quick)
+def test_the_result_of_a_photo_can_be_asked_on(scene, fast):
+    net = fit_together([scene, scene[:, ::-1]], **fast)
     found = net.label(scene)
     assert isinstance(found, Segmentation) and found.kind == "clusters" and found.labels.dtype == np.int64
     assert found.at(n_segments=4).n_clusters == 4 and "iterations" in repr(found)
 
 
-def test_pixel_by_pixel_under_the_papers_preset(scene, quick):
-    net = fit_together([scene, scene[:20]], preset="paper", **quick)
+def test_pixel_by_pixel_under_the_papers_preset(scene, fast):
+    net = fit_together([scene, scene[:20]], preset="paper", **fast)
     found = net.label(scene)
     assert found.of_patch is None and found.n_clusters <= net.n_labels
     assert (found.labels == net.groups[net.response(read_image(scene)).argmax(0).numpy()]).all()
@@ -254,8 +254,8 @@ def test_what_cannot_be_used_is_named(photos, more, words):
     with pytest.raises(InputError, match=words): fit_together(photos, **more)
 
 
-def test_a_missing_file_is_named(quick, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"images\[0\]"): fit_together([tmp_path / "nowhere.png"], **quick)
+def test_a_missing_file_is_named(fast, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"images\[0\]"): fit_together([tmp_path / "nowhere.png"], **fast)
 
 
 # --- files
@@ -270,14 +270,14 @@ def test_a_network_comes_back_from_its_file(scene, quick, tmp_path):
         assert np.load(tmp_path / "net.npz", allow_pickle=False)["said"]
 
 
-def test_files_that_are_no_network(scene, quick, tmp_path):
-    net = fit_together([scene], **quick)
+def test_files_that_are_no_network(scene, fast, tmp_path):
+    net = fit_together([scene], **fast)
     with pytest.raises(InputError, match=".npz"): net.save(tmp_path / "net.pt")
     net.save(tmp_path / "net.npz")
     with pytest.raises(FileExistsError): net.save(tmp_path / "net.npz")
     with pytest.raises(FileNotFoundError): SharedNetwork.load(tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("hello")
-    segment(scene, **quick).save(tmp_path / "seg.npz")
+    segment(scene, **fast).save(tmp_path / "seg.npz")
     whole = (tmp_path / "net.npz").read_bytes()
     (tmp_path / "cut.npz").write_bytes(whole[:len(whole) // 2])
     with np.load(tmp_path / "net.npz") as file: parts = dict(file)
@@ -287,36 +287,36 @@ def test_files_that_are_no_network(scene, quick, tmp_path):
         with pytest.raises(InputError, match="is no network"): SharedNetwork.load(tmp_path / f"{name}.npz")
 
 
-def test_what_a_file_cannot_hold_is_refused(scene, quick, tmp_path):
-    net = fit_together([scene], variant=lambda n: 0.5, **quick)
+def test_what_a_file_cannot_hold_is_refused(scene, fast, tmp_path):
+    net = fit_together([scene], variant=lambda n: 0.5, **fast)
     with pytest.raises(InputError, match="weighting"): net.save(tmp_path / "net.npz")
     assert not list(tmp_path.iterdir())
 
 
 # --- the estimator
 
-def test_one_photo_keeps_its_meaning(scene, quick):
-    model = DynaSeg(**quick).fit(scene)
-    assert (model.labels_ == segment(scene, **quick).labels).all()
+def test_one_photo_keeps_its_meaning(scene, fast):
+    model = DynaSeg(**fast).fit(scene)
+    assert (model.labels_ == segment(scene, **fast).labels).all()
     assert model.n_clusters_ == model.segmentation_.n_clusters == model.network_.n_labels
     assert (model.predict(scene) == model.labels_).mean() > 0.9
     assert model.predict(scene[:12, :20]).shape == (12, 20)
 
 
-def test_one_photo_read_pixel_by_pixel_is_predicted_exactly(scene, quick):
-    model = DynaSeg("paper", **quick).fit(scene)
+def test_one_photo_read_pixel_by_pixel_is_predicted_exactly(scene, fast):
+    model = DynaSeg("paper", **fast).fit(scene)
     assert (model.predict(scene) == model.labels_).mean() > 0.99
 
 
-def test_a_list_of_photos(scene, quick):
+def test_a_list_of_photos(scene, fast):
     views = [scene[:, :30], scene[:20, 30:]]
-    model = DynaSeg(**quick).fit(views)
+    model = DynaSeg(**fast).fit(views)
     assert [labels.shape for labels in model.labels_] == [(30, 30), (20, 30)]
     for view, labels in zip(views, model.labels_): assert (model.predict(view) == labels).all()
     both = model.predict(views, statistics="batch")
     assert len(both) == 2 and (both[1] == model.predict(views[1], "batch")).all()
     assert model.n_clusters_ == model.network_.n_labels and len(model.segmentation_) == 2
-    assert [a.tolist() for a in DynaSeg(**quick).fit_predict(views)] == [a.tolist() for a in model.labels_]
+    assert [a.tolist() for a in DynaSeg(**fast).fit_predict(views)] == [a.tolist() for a in model.labels_]
 
 
 def test_predict_wants_a_fit_and_the_same_bands(scene, quick):
@@ -329,11 +329,11 @@ def test_predict_wants_a_fit_and_the_same_bands(scene, quick):
     with pytest.raises(InputError, match="belong to their photo"): segments.predict(scene)
 
 
-def test_a_fitted_estimator_can_be_pickled_and_copied(scene, quick):
+def test_a_fitted_estimator_can_be_pickled_and_copied(scene, fast):
     import copy
     import pickle
     for given_photos in (scene, [scene, scene[:20]]):
-        model = DynaSeg(**quick).fit(given_photos)
+        model = DynaSeg(**fast).fit(given_photos)
         for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
             assert (other.predict(scene) == model.predict(scene)).all()
 
@@ -355,5 +355,5 @@ def test_threads_do_not_get_in_each_others_way(scene, quick):
         for name, job in jobs: assert (job.result().labels == wanted[name]).all()
 
 
-def test_a_guide_belongs_to_one_photo(scene, quick):
-    with pytest.raises(InputError, match="guide"): fit_together([scene], guide=np.zeros((30, 60), int), **quick)
+def test_a_guide_belongs_to_one_photo(scene, fast):
+    with pytest.raises(InputError, match="guide"): fit_together([scene], guide=np.zeros((30, 60), int), **fast)
