@@ -378,18 +378,26 @@ def visit(visiting):
     with visiting() as visit: yield visit
 
 
-# Two words of a block of code that are written in the same way look the same, and axe-core takes a millisecond for each
-# word. Of each way the first word stays; the others become mere text, which changes no width and no height. So do words
-# of one character, whose contrast axe-core never judges.
+# Two words of code that are written in the same way on the same ground look the same, and axe-core takes a millisecond
+# for each word. Of each way the first word on a page stays; the others become mere text, which changes no width and no
+# height. So do words of one character, whose contrast axe-core never judges.
 ONE_OF_EACH = """() => {
+    const seen = new Set()
     const more = []
     for (const code of document.querySelectorAll("pre")) {
-        const seen = new Set()
+        const ground = []
+        for (let around = code; around; around = around.parentElement) {
+            const style = getComputedStyle(around)
+            ground.push(style.backgroundColor, style.backgroundImage, style.opacity)
+        }
+        const edge = code.getBoundingClientRect().right
         for (const word of code.querySelectorAll("span")) {
             if (word.childElementCount || [...word.attributes].some(a => !["class", "style"].includes(a.name))) continue
             const style = getComputedStyle(word)
-            const way = [word.parentElement.className, word.className, style.color, style.backgroundColor,
-                         style.opacity, style.fontSize, style.fontWeight, style.fontStyle].join("|")
+            const shown = word.checkVisibility() && word.getBoundingClientRect().right < edge
+            const way = [...ground, shown, word.parentElement.className, word.className, style.color,
+                         style.backgroundColor, style.opacity, style.fontSize, style.fontWeight,
+                         style.fontStyle].join("|")
             const judged = word.textContent.trim().length > 1
             if (judged && !seen.has(way)) seen.add(way)
             else more.push(word)
@@ -402,7 +410,7 @@ ONE_OF_EACH = """() => {
 
 @pytest.fixture(scope="module")
 def violations():
-    "Serious and critical findings of axe-core in an open page, of whose coloured code one word of each kind stays."
+    "Serious and critical findings of axe-core in an open page, of whose coloured code one word of each kind is read."
     import axe_playwright_python
     axe = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 
