@@ -82,6 +82,7 @@ def _all_images(source):
         raise InputError(f"The folders in {str(source)!r} are nested too deep to look through. Name one further "
                          f"inside.") from e
 
+# %% ../nbs/21_batch.ipynb #433c8dcb
 def find_others(
     source: str | os.PathLike, # the folder
     out: str | os.PathLike, # results in it do not count
@@ -152,6 +153,7 @@ def _kind_of_device(settings):
     "cpu, cuda, ...: which of several equal GPUs makes no difference."
     return str(settings["device"]).split(":")[0]
 
+# %% ../nbs/21_batch.ipynb #67ab34cb
 def settings_text(
     settings: dict, # from `check_settings`
     **more, # whatever else the results depend on, by name
@@ -165,6 +167,7 @@ def _readable(value):
     if isinstance(value, os.PathLike): return str(value)
     return getattr(value, "__name__", type(value).__name__) if callable(value) else str(value)
 
+# %% ../nbs/21_batch.ipynb #e919f206
 def differences(
     before: dict, # from `settings_text`
     now: dict, # from `settings_text`
@@ -669,6 +672,7 @@ def _batch(batch, checked):
     if other or callable(settings["variant"]): return 1 # one by one, as `segment` does them
     return batch or (1 if checked.device.type == "cpu" else None)
 
+# %% ../nbs/21_batch.ipynb #4a2c840f
 class _Job:
     "What is to be done to each image."
     def __init__(self, source, out, suffix, overlays, settings, batch=None, sharing=None):
@@ -840,6 +844,7 @@ def _stands(future):
     "Whether reading an image has found that its results stand."
     return future.exception() is None and future.result()[1] is None
 
+# %% ../nbs/21_batch.ipynb #4fc806df
 class _Run:
     "One process's work on one folder, while others do theirs."
     def __init__(self, job, names=()):
@@ -913,6 +918,7 @@ class _Run:
         left += self.through(Random(rank).sample(others, len(others)), tell)
         self.through(left, tell, wait=True)
 
+# %% ../nbs/21_batch.ipynb #1193a8a5
 def _say_waiting(name):
     "Warns that another process has to finish first, which may have been stopped."
     rank, _ = _world()
@@ -939,6 +945,7 @@ def _end_with_parent():
     connection.wait([parent_process().sentinel])
     os._exit(1)
 
+# %% ../nbs/21_batch.ipynb #64523342
 def _shared(workers, tell, job, names, allow_pixels):
     "Has that many processes do the images, and tells what they tell."
     context = get_context("spawn")

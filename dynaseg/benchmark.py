@@ -246,6 +246,7 @@ def _so_far(file, columns, chosen):
                              f"choose another name.")
     return rows
 
+# %% ../nbs/25_benchmark.ipynb #af2f1fe5
 def _name(value): return getattr(value, "__name__", type(value).__name__) if callable(value) else str(value)
 
 def _chosen(methods, settings):
@@ -269,6 +270,7 @@ def _chosen(methods, settings):
     return {name: (METHODS[name], "", "") if name in METHODS else _fitted(VARIANTS[name] | settings, settings)
             for name in methods}
 
+# %% ../nbs/25_benchmark.ipynb #35734272
 def _fitted(all_settings, named):
     """A function of image and seed that runs `segment`, the words and the fingerprint of its settings.
 

@@ -116,6 +116,7 @@ def _each(
     except Exception as e: # whatever a broken file or a library makes of it: the other images are done all the same
         return [{"image": name, "error": as_options(in_words(e, name))}]
 
+# %% ../nbs/27_cli.ipynb #747683e3
 def _refuse_to_replace(folder, files, force, in_pages):
     "Raises `FileExistsError` for results that are there already."
     there = [path for file in files for path in folder.glob(f"page-*/{file}" if in_pages else file)]
@@ -128,6 +129,7 @@ def _parts(found):
     digits = len(str(len(found)))
     return [(seg, f"page-{seg.meta['page']:0{digits}}") for seg in found]
 
+# %% ../nbs/27_cli.ipynb #73a2e504
 def _written(seg, name, folder, files, nodata):
     "What to report of a segmentation, after it is written."
     _write(seg, folder, files, nodata)
@@ -173,6 +175,7 @@ VALUES = {"preset": "clusters|paper|segments|dynaguide", "axes": "LETTERS", "pag
           "features": "cnn|resnet18-fpn|resnet18-stem|timm:NAME", "weights": "DEFAULT|FILE|none",
           "device": "cpu|cuda|mps"}
 
+# %% ../nbs/27_cli.ipynb #e3384091
 @lru_cache
 def _setting_words():
     "The parameters of `segment` that can be options, with their words."
@@ -191,6 +194,7 @@ def _value(p):
     chosen = re.findall(r"'([^']+)'", p.type) if p.type.startswith("one_of") else []
     return VALUES.get(p.name) or "|".join(chosen) or {int: "N", float: "NUMBER", str: "NAME", bool: None}[_kind(p)]
 
+# %% ../nbs/27_cli.ipynb #59df0b62
 def _completes(words):
     "What the shell offers behind an option or for an argument; behind an option that takes a file, it offers files."
     if words is None or "FILE" in words: return {}
@@ -200,6 +204,7 @@ def _completes(words):
         return [done + comma + word for word in offered if word.startswith(last)]
     return {"autocompletion": complete} if offered else {}
 
+# %% ../nbs/27_cli.ipynb #73df3b0d
 def _option_name(name): return f"--{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
 
 def _option(p):
@@ -214,6 +219,7 @@ def _option(p):
                           **_completes(_value(p)))
     return Parameter(p.name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[Optional[kind], option])
 
+# %% ../nbs/27_cli.ipynb #c3b7b702
 PLAIN = {"; or None: no floor": "; or none: no floor", "; None: random ones": "; none: random ones",
          "; by default the first, with a warning": "; all: each of them, with a result for each; by default the first, "
                                                    "with a warning",
@@ -279,6 +285,7 @@ IN_PYTHON = {r"\bsegment\(file, pages='all'\)": "dynaseg segment FILE --page all
              r" \(\w+Error\)": "",
              r"\((?:\w+\.)*\w+(?:Error|Exception): ": "(", r"\[Errno -?\d+\] ": ""}
 
+# %% ../nbs/27_cli.ipynb #284e1365
 def as_options(
     text: str, # a message of the library
 ) -> str:
@@ -560,6 +567,7 @@ def segment_command(
             _report(result, as_json)
     if any(r["error"] for r in results): raise typer.Exit(1)
 
+# %% ../nbs/27_cli.ipynb #5a24d54e
 def _check_no_answer(images):
     "Exits with 2 for the answer to an option of yes or no, which would be taken for an image."
     for image in images:
@@ -824,6 +832,7 @@ FORMS = {r"Option '([\w-]+)' requires an argument": r"\1 needs a value behind it
 ELSEWHERE = {("folder", "out"): "OUT is the second word: dynaseg folder IN OUT",
              ("folder", "format"): "say --suffix .png, .tif or .npz", ("evaluate", "seed"): "say --seeds"}
 
+# %% ../nbs/27_cli.ipynb #07ac99c5
 def _no_option(command, found):
     "What to say of an option that a command does not have."
     name = found[1]
@@ -831,6 +840,7 @@ def _no_option(command, found):
         return f"--{name} belongs to one photo: take dynaseg segment, photo by photo"
     return found[0] if (command, name) not in ELSEWHERE else f"No such option: --{name}; {ELSEWHERE[command, name]}"
 
+# %% ../nbs/27_cli.ipynb #f264bdaf
 def _parser_words(e, text):
     "What the parser found, in words, and where to look."
     if getattr(e, "param", None) is not None: text = _bad_value(e.param, text)
@@ -841,6 +851,7 @@ def _parser_words(e, text):
     end = "" if text.endswith(("?", ".")) else "."
     return f"{text}{end} See {' '.join(filter(None, ('dynaseg', command)))} --help."
 
+# %% ../nbs/27_cli.ipynb #0504b856
 def _bad_value(param, text):
     "The value of an option that was not understood, and what was expected."
     expected = [re.sub(f".*{said}.*", plain, text) for said, plain in PARSER.items() if re.search(said, text)]

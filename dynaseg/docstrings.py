@@ -41,6 +41,7 @@ def parameters(
             if isinstance(method, ast.FunctionDef): found[f"{node.name}.{method.name}"] = _of_function(method, comments)
     return found
 
+# %% ../nbs/docstrings.ipynb #e8a5636f
 def _of_function(node, comments):
     result = []
     group = ""
@@ -67,6 +68,7 @@ def _arguments(arguments):
     for stars, argument, default in every:
         if argument is not None and argument.arg not in ("self", "cls"): yield stars + argument.arg, argument, default
 
+# %% ../nbs/docstrings.ipynb #73551f01
 def _of_class(node, comments):
     "The fields of a class: those of a data class or a named tuple."
     fields = []

@@ -388,6 +388,7 @@ def _storable(value):
     "As JSON can hold it; strokes and masks, which belong to the photos of the fit, are left out."
     return value if value is None or isinstance(value, (str, bool, int, float, list, tuple)) else None
 
+# %% ../nbs/17_together.ipynb #35c4ee95
 def _load(path, device):
     if not Path(path).is_file(): raise FileNotFoundError(f"There is no file {str(path)!r}. Check the path.")
     try:

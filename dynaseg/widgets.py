@@ -356,6 +356,7 @@ _MUS = sorted({*_STEPS, *(mu for mus in MU.values() for mu in mus.values())})
 _VARIANTS = [("FSF: w = q' / mu", "fsf"), ("SCF: w = mu / q'", "scf"), ("fixed: w = mu", "fixed")]
 _RESOLUTIONS = [*((f"{n:,} pixels", n) for n in (5_000, 10_000, 40_000, 160_000)), ("full resolution", 0)]
 
+# %% ../nbs/22_widgets.ipynb #fa1a9678
 class Knobs:
     "The knobs of one fit; `settings()` is what `segment` wants to know."
     def __init__(self):
@@ -408,6 +409,7 @@ _COUNTS = {"as the preset has it": None, "segments": "n_segments", "clusters": "
 _AUTO = -1 # stands for None, which a slider cannot hold
 _LEAST = [("no specks", _AUTO), *((f"{n:,} pixels", n) for n in (0, 10, 30, 100, 300, 1000, 3000, 10_000))]
 
+# %% ../nbs/22_widgets.ipynb #f222b5fb
 class Granularity:
     "Knobs for how many, and how coarse; `settings()` is what `segment` and `seg.at` want to know."
     def __init__(self,
@@ -481,6 +483,7 @@ def path_of(
         raise InputError(f"{text[:40]!r} is no way of a mouse; expected the time, then places: '0 0.25,0.5 0.3,0.5'.")
     return tuple(map(tuple, np.clip(places, 0, 1).tolist()))
 
+# %% ../nbs/22_widgets.ipynb #9855c8f5
 def picked(
     labels: np.ndarray, # (H, W) integers
     x: float, # from 0 (left) to 1 (right)
@@ -534,6 +537,7 @@ def mean_colours(
     ids = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
     return means(ids, rgb.astype(np.float32)).round().astype(np.uint8)[ids]
 
+# %% ../nbs/22_widgets.ipynb #66d29789
 def touched(
     rgb: np.ndarray, # (h, w, 3) uint8, the photo as it is shown
     labels: np.ndarray, # (h, w) integers from 0
@@ -547,6 +551,7 @@ def touched(
     if strokes is None or not strokes.any(): return picture
     return np.where(strokes[..., None] > 0, label_picture(strokes), picture)
 
+# %% ../nbs/22_widgets.ipynb #3fb3ed6c
 def facts(
     seg: Segmentation, # that is shown
     label: int, # in it
