@@ -393,6 +393,7 @@ def in_threads(
         stop.set()
         raise
 
+# %% ../nbs/21_batch.ipynb #27b70dce
 def _in_several(do, items, n, stop):
     running = set()
     # the process has one list of filters for warnings, which threads may leave in a wrong state
@@ -419,6 +420,7 @@ def raise_pixel_limit(
     "Lets Pillow open larger files, in this process; by itself it refuses what might be a decompression bomb."
     Image.MAX_IMAGE_PIXELS = pixels / 2 # it refuses above twice this
 
+# %% ../nbs/21_batch.ipynb #ee27969d
 def out_of_memory(
     e: BaseException, # what was raised
 ) -> bool:
@@ -427,6 +429,7 @@ def out_of_memory(
     if isinstance(e, (MemoryError, torch.OutOfMemoryError)): return True
     return isinstance(e, RuntimeError) and any(w in str(e) for w in words)
 
+# %% ../nbs/21_batch.ipynb #88961d6c
 def in_words(
     e: BaseException, # what was raised
     path: str | os.PathLike = "", # the image, which is named before the line, and so not in it again
@@ -474,6 +477,7 @@ def _inside(path, out):
         raise InputError(f"{str(path)!r} leads out of the output folder, to {str(_real(path))!r}; "
                          "nothing was written there.")
 
+# %% ../nbs/21_batch.ipynb #731f8c1d
 def write_results(
     seg: Segmentation, # of one image
     out: Path, # the output folder
@@ -778,6 +782,7 @@ def _read(job, name, manifest):
     try: return facts, read_image(path, **reading_of(job.checked.settings))
     except Exception as e: return facts, e
 
+# %% ../nbs/21_batch.ipynb #f7621e8d
 def _result(job, name, future, manifest):
     """The row of an image, its results written; None if it is done already.
 
@@ -794,6 +799,7 @@ def _result(job, name, future, manifest):
     if seg.stop_reason == "interrupted": raise KeyboardInterrupt # Ctrl-C in a notebook: half a fit is no result
     return row | _written(job, seg, name)
 
+# %% ../nbs/21_batch.ipynb #7b98534f
 def _written(job, seg, name):
     "What the row says of a segmentation, after it is written."
     try: outputs = write_results(seg, job.out, name, job.suffix, job.overlays)
@@ -821,6 +827,7 @@ def _enter(out, key):
     raise InputError(f"Another run is at work on {str(out)!r} with other settings. Wait until it "
                      "has ended, or choose another folder.")
 
+# %% ../nbs/21_batch.ipynb #4d9b99ad
 def _leave(out, claims, manifest, in_trouble):
     "Gives the claims back; the last to leave tidies up. Raises `OSError` where that fails, unless already in trouble."
     _, world = _world()
@@ -1006,6 +1013,7 @@ def _check_sharing(workers, settings):
         raise InputError(f"{own[0]} is of your own making: several processes cannot tell that they mean the same. "
                          "Run a single one.")
 
+# %% ../nbs/21_batch.ipynb #602a3885
 def _shared_how(same_labels, sample, statistics):
     "The `Sharing` that is asked for, or None. Raises `InputError`."
     if not isinstance(sample, Integral) or isinstance(sample, bool) or sample < 1:
@@ -1017,6 +1025,7 @@ def _shared_how(same_labels, sample, statistics):
         if value != usual: warn(f"{name}={value!r} has no effect without same_labels.")
     return None
 
+# %% ../nbs/21_batch.ipynb #e8e05dd3
 def _useful(workers, names):
     "How many workers to start: no more than there are images, and four for each core. Warns where cores are too few."
     most = 4 * _cores()
@@ -1035,6 +1044,7 @@ def _bar(names, progress):
                 desc=name,
                 bar_format=layout)
 
+# %% ../nbs/21_batch.ipynb #88d8e256
 def _counting(outcomes, bar):
     "A function that is told what became of an image, and keeps outcomes and bar."
     failed = set()

@@ -77,6 +77,7 @@ def _write(
         for name in files: os.replace(draft / name, folder / name)
     finally: shutil.rmtree(draft)
 
+# %% ../nbs/27_cli.ipynb #bc327ec5
 def _check_place(
     folder: Path, # for the files of a segmentation, may be there or not
 ):
@@ -352,6 +353,7 @@ def _from_file(file):
         _usage(f"{str(file)!r} has settings that are not known here: {', '.join(sorted(unknown))}.")
     return {name: value for name, value in settings.items() if name != "device"} # the machine may be another one
 
+# %% ../nbs/27_cli.ipynb #ba1c4195
 def _settings_of(
     options: dict, # of a command; None for those that were left out
     file: Path | None, # settings.json of an earlier result
@@ -414,6 +416,7 @@ def _with_facts(text, more):
     text = re.sub(FACT, "", text)
     return f"{text} [{facts}]" if facts else text
 
+# %% ../nbs/27_cli.ipynb #abdea171
 def _words_of_rules(params):
     """The range of each setting and its defaults by preset, in words of the command line.
 
@@ -494,6 +497,7 @@ def _address(image):
     "The address of something on the net that was given as a path, else None."
     return str(image).replace(":/", "://", 1) if re.match(r"\w\w+:/", str(image)) else None
 
+# %% ../nbs/27_cli.ipynb #e6c35ed9
 def _to_stdout(images, settings, nodata):
     "Writes the label picture of the one image to standard output."
     from dynaseg.batch import in_words
@@ -887,6 +891,7 @@ def _open_streams():
     if sys.stdout is None: sys.stdout = open(os.devnull, "w")
     if sys.stderr is None: sys.stderr = open(os.devnull, "w")
 
+# %% ../nbs/27_cli.ipynb #b235f121
 def _end_in_order():
     """SIGTERM and SIGHUP end the command as Ctrl-C does, with 128 and the signal's number: workers are ended and drafts
     removed."""
@@ -896,6 +901,7 @@ def _end_in_order():
         if number is not None and signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, end) # nohup has SIGHUP ignored
 
+# %% ../nbs/27_cli.ipynb #758a217d
 def _stdout_works():
     "Whether what was printed has arrived."
     try: sys.stdout.flush()
@@ -938,6 +944,7 @@ def main():
     finally:
         if not _stdout_works(): _fail("standard output cannot be written to. The files of finished images are whole.")
 
+# %% ../nbs/27_cli.ipynb #33749166
 def _ran():
     "Runs the command, and says in one line what is wrong with it; the exit code."
     try: return app(prog_name="dynaseg", standalone_mode=False) or 0

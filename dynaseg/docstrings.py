@@ -118,6 +118,7 @@ def section(
         lines += _wrapped(words)
     return "\n\n" + "\n".join(lines)
 
+# %% ../nbs/docstrings.ipynb #98172712
 def _kind(parameter, kind, there):
     """What stands behind the name: the type, and a default that says something.
 

@@ -398,7 +398,7 @@ def storable(
     if nodata is None and out.any(): nodata = np.iinfo(kind).max
     return np.where(out, nodata or 0, ids).astype(kind), None if nodata is None else int(nodata)
 
-
+# %% ../nbs/13_export.ipynb #bf089cc0
 def _check_nodata(nodata, labels):
     "Raises `InputError` for what cannot be the number of pixels that are out."
     if nodata is None: return

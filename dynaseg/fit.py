@@ -68,6 +68,7 @@ def is_light(
     "Whether a pass of the network over an image is light work, which one thread does best."
     return weights * pixels <= _LIGHT
 
+# %% ../nbs/06_fit.ipynb #5256c92b
 @contextmanager
 def fixed_threads(
     x: torch.Tensor, # (B, C, h, w) the images

@@ -30,6 +30,7 @@ def enlarged(
         result[some] = _elected(labels, [part[some] for part in rows], columns)
     return result
 
+# %% ../nbs/10_granularity.ipynb #67d78135
 def _elected(labels, rows, columns):
     "The labels at these rows and columns: of the four places around each, the label with the largest weight."
     top, below, v = rows
@@ -203,6 +204,7 @@ def joining_levels(
     return (np.where(np.isneginf(level), level, tree.levels[np.maximum(level, 0).astype(np.int64)]) if len(tree.levels)
             else level)
 
+# %% ../nbs/10_granularity.ipynb #e3c32032
 def _attached(tree):
     """(n,) the patch that each patch hangs below, and the merge that hung it there.
 
@@ -239,6 +241,7 @@ def contour_map(
     contours[:-1] = np.maximum(contours[:-1], down)
     return contours
 
+# %% ../nbs/10_granularity.ipynb #45a38f36
 def _border_levels(tree, one, other):
     "The joining level of each pair of neighbours, 0 within a patch."
     levels = np.zeros(one.shape, np.float32)

@@ -951,6 +951,7 @@ def _hints(ready):
         hints.append(guide_hint(guide, settings["guide_weight"], settings["guide_matching"]))
     return hints
 
+# %% ../nbs/15_segmenter.ipynb #32d12db9
 def watched(
     ready: Prepared, # a photo, from `prepare`
     progress: bool = False, # draw a bar
@@ -1082,6 +1083,7 @@ def finish(
                         seconds=time.perf_counter() - ready.start, hierarchy=hierarchy, valid=ready.valid,
                         meta=dict(ready.meta))
 
+# %% ../nbs/15_segmenter.ipynb #570fa8ef
 def maps_of(
     net: torch.nn.Module, # from `prepare`
     image: np.ndarray, # (H, W, C)
@@ -1119,6 +1121,7 @@ def _named(labels, names):
     if others.any(): result[others] = max(names.max(), -1) + 1 + by_area(labels[others][None])[0]
     return result
 
+# %% ../nbs/15_segmenter.ipynb #e207ff5a
 def kept_softmax(
     response: torch.Tensor, # (q', h, w) of the labels in use
     image: np.ndarray, # (H, W, C) the photo
@@ -1153,6 +1156,8 @@ TYPES = {"variant": "'fsf', 'scf', 'fixed' or a function", "mu": "a finite numbe
          "guide": "a path, an array or a function",
          "features": "a name, a network or a function", "weights": "'DEFAULT', a path, or None",
          "freeze": "True or False", "device": "a name or a torch.device", "callback": "a function of a `Step`"}
+
+# %% ../nbs/15_segmenter.ipynb #47d53543
 def with_settings_of_segment(
     doc: str | None, # of something that takes the settings of `segment`
 ) -> str:

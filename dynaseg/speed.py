@@ -103,6 +103,7 @@ def _seconds(f, clock=time.perf_counter):
     f()
     return clock() - start
 
+# %% ../nbs/24_speed.ipynb #da466157
 def update_seconds(
     how: str, # "plain", "plain, memory kept", "fit", or "fit, bfloat16"
     megapixels: float = 0.154, # of the picture

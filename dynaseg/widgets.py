@@ -118,6 +118,7 @@ def to_png(
     image.save(file, "PNG", compress_level=1) # quick, for a slider that is dragged
     return file.getvalue()
 
+# %% ../nbs/22_widgets.ipynb #7d08e643
 def thinned(
     labels: np.ndarray, # (H, W) integers
     side: int = SIDE, # longest side of the result, pixels, at most
@@ -132,6 +133,7 @@ def _shown_size(size, side=SIDE):
     scale = min(1, side / max(size))
     return tuple(max(1, round(n * scale)) for n in size)
 
+# %% ../nbs/22_widgets.ipynb #4ab693db
 def small_photo(
     image: np.ndarray, # (H, W, C) float32 in [0, 1]
     side: int = SIDE, # longest side of the result, pixels, at most
