@@ -31,6 +31,7 @@ def enlarged(
         result[some] = _elected(labels, mixed, [part[some] for part in rows], columns)
     return result
 
+# %% ../nbs/10_granularity.ipynb #67d78135
 def _mixed(labels):
     "(h, w) bool: whether a place, the ones to the right and below, and the one below right have several labels."
     more = np.pad(labels, ((0, 1), (0, 1)), mode="edge")
@@ -207,6 +208,7 @@ def joining_levels(
     return (np.where(np.isneginf(level), level, tree.levels[np.maximum(level, 0).astype(np.int64)]) if len(tree.levels)
             else level)
 
+# %% ../nbs/10_granularity.ipynb #e3c32032
 def _attached(tree):
     """(n,) the patch that each patch hangs below, and the merge that hung it there.
 
@@ -243,6 +245,7 @@ def contour_map(
     contours[:-1] = np.maximum(contours[:-1], down)
     return contours
 
+# %% ../nbs/10_granularity.ipynb #45a38f36
 def _border_levels(tree, one, other):
     "The joining level of each pair of neighbours, 0 within a patch."
     levels = np.zeros(one.shape, np.float32)

@@ -141,6 +141,7 @@ def overlay(
     if edges: _draw_edges(picture, labels)
     return picture
 
+# %% ../nbs/01_labels.ipynb #35811b0b
 def _draw_edges(picture, labels):
     "Makes pixels white that have a neighbour with another label."
     from skimage.segmentation import find_boundaries
@@ -252,6 +253,7 @@ def writing(
         _to_disk(path.parent)
     finally: Path(draft).unlink(missing_ok=True)
 
+# %% ../nbs/01_labels.ipynb #9889e0ba
 def _to_disk(path):
     "Waits until a file, or a folder's list of names, is on the disk and not only in memory."
     if os.name == "nt" and Path(path).is_dir(): return # Windows does not open folders
