@@ -70,8 +70,9 @@ DAMAGE = [("as drawn", "", None), ("joined", 0.5, joined), ("shifted", 4, shifte
 
 
 def pretrained_groups(image, seed):
-    """k-means of the maps of EfficientNet-Lite0, at strides 4, 8 and 16, each divided by its spread: ImageNet's weights,
-    and no label of this photo. The network is that of the tutorial on extractors, so its two packages are needed."""
+    """k-means of the maps of EfficientNet-Lite0 at strides 4, 8 and 16, each divided by its spread.
+
+    The network is that of the tutorial on extractors, so its two packages are needed."""
     x = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
     with torch.no_grad(): levels = NETWORK(x)[1:]
     size = levels[0].shape[2:]
