@@ -24,22 +24,26 @@ def enlarged(
     "The label map at another size: at each pixel the label with the largest bilinear weight."
     if labels.shape == tuple(size): return labels
     rows, columns = (_between(N, n) for N, n in zip(size, labels.shape))
+    mixed = _mixed(labels)
     result = np.empty(size, labels.dtype)
     for top in range(0, size[0], strip):
         some = slice(top, top + strip)
-        result[some] = _elected(labels, [part[some] for part in rows], columns)
+        result[some] = _elected(labels, mixed, [part[some] for part in rows], columns)
     return result
 
 # %% ../nbs/10_granularity.ipynb #67d78135
-def _elected(labels, rows, columns):
+def _mixed(labels):
+    "(h, w) bool: whether a place, the ones to the right and below, and the one below right have several labels."
+    more = np.pad(labels, ((0, 1), (0, 1)), mode="edge")
+    return (labels != more[:-1, 1:]) | (labels != more[1:, :-1]) | (labels != more[1:, 1:])
+
+def _elected(labels, mixed, rows, columns):
     "The labels at these rows and columns: of the four places around each, the label with the largest weight."
     top, below, v = rows
     left, right, u = columns
-    corners = [np.take(np.take(labels, y, 0), x, 1) for y in (top, below) for x in (left, right)]
-    result = corners[0]
-    mixed = (corners[0] != corners[1]) | (corners[0] != corners[2]) | (corners[0] != corners[3])
-    i, j = mixed.nonzero()
-    ids = np.stack([corner[i, j] for corner in corners])
+    result = np.take(np.take(labels, top, 0), left, 1)
+    i, j = np.take(np.take(mixed, top, 0), left, 1).nonzero()
+    ids = np.stack([labels[y[i], x[j]] for y in (top, below) for x in (left, right)])
     weights = np.stack([(1 - v[i]) * (1 - u[j]), (1 - v[i]) * u[j], v[i] * (1 - u[j]), v[i] * u[j]])
     votes = np.stack([(weights * (ids == own)).sum(0) for own in ids])
     result[i, j] = ids[votes.argmax(0), np.arange(len(i))]

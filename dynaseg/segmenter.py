@@ -40,7 +40,7 @@ from .guide import guide_at, guide_hint, read_guide, together, too_many
 from .hints import Scribbles, marks_at, read_scribbles, scribble_hint
 from .images import (InputError, check_reading, filled, pages as all_pages, read_image, standardise, to_tensor,
                             valid_at, warn, working_size)
-from .labels import as_rgb, by_area, overlay, regions, writing
+from .labels import area_ranks, as_rgb, by_area, overlay, regions, writing
 from .matching import match_labels
 from .network import labels_at, over_valid
 from .merging import MergeTree, means, resized, shrunk
@@ -138,11 +138,11 @@ def _answer(hierarchy, settings, floor, valid):
 
 def _ordered(labels, of_patch, valid):
     "Ids by falling area, for pixels and patches alike; -1 for pixels without data."
-    ordered = by_area(labels, valid)
-    if of_patch is None: return {"labels": ordered, "of_patch": None}
-    new = np.zeros(max(labels.max(), of_patch.max()) + 1, np.int64)
-    kept = slice(None) if valid is None else valid
-    new[labels[kept].ravel()] = ordered[kept].ravel()
+    if of_patch is None: return {"labels": by_area(labels, valid), "of_patch": None}
+    seen = labels.ravel() if valid is None else labels[valid]
+    new = area_ranks(np.bincount(seen, minlength=max(labels.max(), of_patch.max()) + 1))
+    ordered = new[labels]
+    if valid is not None: ordered[~valid] = -1
     return {"labels": ordered, "of_patch": new[of_patch]}
 
 # %% ../nbs/15_segmenter.ipynb #794b75c3

@@ -30,7 +30,7 @@ TWENTY = ("3096,105025,109053,134035,148089,163085,175043,19021,208001,223061,"
 PHOTOS = "3096,105025,109053,134035,148089"  # the first five of them: a thousand updates take an hour each on one core
 ABLATIONS = { # name of a file: (preset, what is set otherwise)
     "ablations": ("clusters", [
-        "--seeds 0,1,2,3,4", # as it comes; so its own values are not run again below
+        "--seeds 0,1,2,3,4", # nothing else; so its own values are not run again below
         *(f"--mu {mu}" for mu in (10, 160)),
         *(f"--variant scf --mu {mu}" for mu in (1.25, 5, 50)),
         *(f"--variant fixed --mu {mu}" for mu in (0.001, 0.2, 5)),
@@ -67,8 +67,7 @@ def steps():
         "bsd500-val-levels-peers": ["bsd500 --split val --measures region --methods "
                                     "'felzenszwalb,slic,quickshift,normalised cuts'"],
         "voc2012-hungarian": ["voc2012 --split val --protocol 'per-image Hungarian' --methods felzenszwalb,ours"],
-        "bsd500-train": [line for arguments in ("", " --T 1")
-                         for line in all_presets(f"bsd500 --split train{arguments}", "felzenszwalb,ours")],
+        "bsd500-train": all_presets("bsd500 --split train", "felzenszwalb,ours"),
         **{name: [f"{taken_apart}{f' --preset {preset}' * (preset != 'clusters')} {more}" for more in lines]
            for name, (preset, lines) in ABLATIONS.items()},
         "on-the-way": ["bsd500 --split train --subset 10 --methods dfc,fsf,scf --T 160 --tol 0 --at "
