@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOST_JOINED', 'SPECK', 'enlarged', 'joined', 'part_means', 'clustered', 'seeded_cut', 'marked_pixels',
-           'nearest_scribble', 'halved', 'joining_levels', 'contour_map', 'Patchwork', 'most_segments', 'Hierarchy']
+           'nearest_scribble', 'halved', 'joining_levels', 'contour_map', 'Patchwork', 'most_segments', 'narrowed',
+           'Hierarchy']
 
 # %% ../nbs/10_granularity.ipynb #9add1a7a
 from functools import cached_property
@@ -352,6 +353,15 @@ def _to_join(tree, level, min_size, wanted):
     found = int(parts.max()) + 1
     if wanted <= found <= MOST_JOINED: return parts
     return cut(tree, n_segments=max(wanted, min(found, MOST_JOINED)), min_size=min_size)
+
+# %% ../nbs/10_granularity.ipynb #98939168
+def narrowed(
+    soft: np.ndarray, # (h, w, q) softmax of the response map
+    used: np.ndarray, # (k,) ids of labels, or (q,) bool
+) -> np.ndarray: # (h, w, k)
+    "The softmax of some of the labels alone: their shares add up to 1 again."
+    some = soft[..., used]
+    return some / np.maximum(some.sum(-1, keepdims=True), np.finfo(some.dtype).tiny)
 
 # %% ../nbs/10_granularity.ipynb #c0515521
 class Hierarchy(Patchwork):
