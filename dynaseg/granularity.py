@@ -200,14 +200,15 @@ def joining_levels(
     "The level at which the two patches of each pair come into one segment; -inf for a patch and itself."
     above, since = _attached(tree)
     a, b = pairs.T
-    level = np.full(len(pairs), -np.inf)
+    merge = np.full(len(pairs), -1) # the last one on the way of both; -1: a patch and itself
     while (apart := a != b).any():
-        first = apart & (since[a] <= since[b])
+        first = apart & (since[a] <= since[b]) # the side that was hung up earlier goes up
         second = apart & ~first
-        level = np.where(apart, np.minimum(since[a], since[b]), level)
+        merge[apart] = np.minimum(since[a], since[b])[apart]
         a, b = np.where(first, above[a], a), np.where(second, above[b], b)
-    return (np.where(np.isneginf(level), level, tree.levels[np.maximum(level, 0).astype(np.int64)]) if len(tree.levels)
-            else level)
+    level = np.full(len(pairs), -np.inf)
+    level[merge >= 0] = tree.levels[merge[merge >= 0]]
+    return level
 
 # %% ../nbs/10_granularity.ipynb #e3c32032
 def _attached(tree):
