@@ -1,4 +1,4 @@
-"""Faults put into the code by hand, one at a time, to see whether the tests of that module notice: (module, text, what
+"""Edits that make the code wrong, one at a time, to see whether the tests of that module notice: (module, text, what
 takes its place).
 
 Each text stands exactly once in its module; `python tools/mutations.py` says so where it does not. What is not here on
