@@ -113,8 +113,8 @@ EDITS = [
     ("fit", "every < 1:", "every < 0:"),
     ("fit", "self.seen % self.every == 0", "self.seen % self.every == 1"),
     # label maps
-    ("labels", 'np.argsort(-counts, kind="stable")', 'np.argsort(counts, kind="stable")'),
-    ("labels", 'np.argsort(-counts, kind="stable")', 'np.argsort(counts, kind="stable")[::-1]'),
+    ("labels", 'np.argsort(-areas, kind="stable")', 'np.argsort(areas, kind="stable")'),
+    ("labels", 'np.argsort(-areas, kind="stable")', 'np.argsort(areas, kind="stable")[::-1]'),
     ("labels", "0 <= labels.min() and ", ""),
     ("labels", "connectivity=1", "connectivity=2"),
     ("labels", "background=-1, connectivity", "background=0, connectivity"),
