@@ -81,6 +81,7 @@ def _all_images(source):
         raise InputError(f"The folders in {str(source)!r} are nested too deep to look through. Name one further "
                          f"inside.") from e
 
+# %% ../nbs/21_batch.ipynb #433c8dcb
 def find_others(
     source: str | os.PathLike, # the folder
     out: str | os.PathLike, # results in it do not count
@@ -151,6 +152,7 @@ def _kind_of_device(settings):
     "cpu, cuda, ...: which of several equal GPUs makes no difference."
     return str(settings["device"]).split(":")[0]
 
+# %% ../nbs/21_batch.ipynb #67ab34cb
 def settings_text(
     settings: dict, # from `check_settings`
     **more, # whatever else the results depend on, by name
@@ -164,6 +166,7 @@ def _readable(value):
     if isinstance(value, os.PathLike): return str(value)
     return getattr(value, "__name__", type(value).__name__) if callable(value) else str(value)
 
+# %% ../nbs/21_batch.ipynb #e919f206
 def differences(
     before: dict, # from `settings_text`
     now: dict, # from `settings_text`
@@ -389,6 +392,7 @@ def in_threads(
         stop.set()
         raise
 
+# %% ../nbs/21_batch.ipynb #27b70dce
 def _in_several(do, items, n, stop):
     running = set()
     # the process has one list of filters for warnings, which threads may leave in a wrong state
@@ -415,6 +419,7 @@ def raise_pixel_limit(
     "Lets Pillow open larger files, in this process; by itself it refuses what might be a decompression bomb."
     Image.MAX_IMAGE_PIXELS = pixels / 2 # it refuses above twice this
 
+# %% ../nbs/21_batch.ipynb #ee27969d
 def out_of_memory(
     e: BaseException, # what was raised
 ) -> bool:
@@ -423,6 +428,7 @@ def out_of_memory(
     if isinstance(e, (MemoryError, torch.OutOfMemoryError)): return True
     return isinstance(e, RuntimeError) and any(w in str(e) for w in words)
 
+# %% ../nbs/21_batch.ipynb #88961d6c
 def in_words(
     e: BaseException, # what was raised
     path: str | os.PathLike = "", # the image, which is named before the line, and so not in it again
@@ -470,6 +476,7 @@ def _inside(path, out):
         raise InputError(f"{str(path)!r} leads out of the output folder, to {str(_real(path))!r}; "
                          "nothing was written there.")
 
+# %% ../nbs/21_batch.ipynb #731f8c1d
 def write_results(
     seg: Segmentation, # of one image
     out: Path, # the output folder
@@ -669,6 +676,7 @@ def _batch(batch, checked):
     if other or callable(settings["variant"]): return 1 # one by one, as `segment` does them
     return batch or (1 if checked.device.type == "cpu" else None)
 
+# %% ../nbs/21_batch.ipynb #4a2c840f
 class _Job:
     "What is to be done to each image."
     def __init__(self, source, out, suffix, overlays, settings, batch=None, sharing=None):
@@ -776,6 +784,7 @@ def _read(job, name, manifest):
     try: return facts, read_image(path, **reading_of(job.checked.settings))
     except Exception as e: return facts, e
 
+# %% ../nbs/21_batch.ipynb #f7621e8d
 def _result(job, name, future, manifest):
     """The row of an image, its results written; None if it is done already.
 
@@ -792,6 +801,7 @@ def _result(job, name, future, manifest):
     if seg.stop_reason == "interrupted": raise KeyboardInterrupt # Ctrl-C in a notebook: half a fit is no result
     return row | _written(job, seg, name)
 
+# %% ../nbs/21_batch.ipynb #7b98534f
 def _written(job, seg, name):
     "What the row says of a segmentation, after it is written."
     try: outputs = write_results(seg, job.out, name, job.suffix, job.overlays)
@@ -819,6 +829,7 @@ def _enter(out, key):
     raise InputError(f"Another run is at work on {str(out)!r} with other settings. Wait until it "
                      "has ended, or choose another folder.")
 
+# %% ../nbs/21_batch.ipynb #4d9b99ad
 def _leave(out, claims, manifest, in_trouble):
     "Gives the claims back; the last to leave tidies up. Raises `OSError` where that fails, unless already in trouble."
     _, world = _world()
@@ -842,6 +853,7 @@ def _stands(future):
     "Whether reading an image has found that its results stand."
     return future.exception() is None and future.result()[1] is None
 
+# %% ../nbs/21_batch.ipynb #4fc806df
 class _Run:
     "One process's work on one folder, while others do theirs."
     def __init__(self, job, names=()):
@@ -915,6 +927,7 @@ class _Run:
         left += self.through(Random(rank).sample(others, len(others)), tell)
         self.through(left, tell, wait=True)
 
+# %% ../nbs/21_batch.ipynb #1193a8a5
 def _say_waiting(name):
     "Warns that another process has to finish first, which may have been stopped."
     rank, _ = _world()
@@ -941,6 +954,7 @@ def _end_with_parent():
     connection.wait([parent_process().sentinel])
     os._exit(1)
 
+# %% ../nbs/21_batch.ipynb #64523342
 def _shared(workers, tell, job, names, allow_pixels):
     "Has that many processes do the images, and tells what they tell."
     context = get_context("spawn")
@@ -1001,6 +1015,7 @@ def _check_sharing(workers, settings):
         raise InputError(f"{own[0]} is of your own making: several processes cannot tell that they mean the same. "
                          "Run a single one.")
 
+# %% ../nbs/21_batch.ipynb #602a3885
 def _shared_how(same_labels, sample, statistics):
     "The `Sharing` that is asked for, or None. Raises `InputError`."
     if not isinstance(sample, Integral) or isinstance(sample, bool) or sample < 1:
@@ -1014,6 +1029,7 @@ def _shared_how(same_labels, sample, statistics):
         if value != usual: warn(f"{name}={value!r} has no effect without same_labels.")
     return None
 
+# %% ../nbs/21_batch.ipynb #e8e05dd3
 def _useful(workers, names):
     "How many workers to start: no more than there are images, and four for each core. Warns where cores are too few."
     most = 4 * _cores()
@@ -1032,6 +1048,7 @@ def _bar(names, progress):
                 desc=name,
                 bar_format=layout)
 
+# %% ../nbs/21_batch.ipynb #88d8e256
 def _counting(outcomes, bar):
     "A function that is told what became of an image, and keeps outcomes and bar."
     failed = set()

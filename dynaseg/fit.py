@@ -68,6 +68,7 @@ def is_light(
     "Whether a pass of the network over an image is light work, which one thread does best."
     return weights * pixels <= _LIGHT
 
+# %% ../nbs/06_fit.ipynb #5256c92b
 @contextmanager
 def fixed_threads(
     x: torch.Tensor, # (B, C, h, w) the images
@@ -121,11 +122,13 @@ def fit(
         with fixed_threads(x, net): r.backward(gradient[None])
         sgd_step(net.parameters(), velocities, lr, momentum, weight_decay)
 
+# %% ../nbs/06_fit.ipynb #c8d6d9ba
 def _read(net, x, weighting, floor, autocast, hint, valid, **neighbours):
     "(a reading of the network, its response with the way back to the weights, the gradient with respect to it)."
     with precision(x.device, autocast): r = net(x)
     response = r.detach()[0]
     labels = top = response.max(0).indices # the argmax, four times as fast
+    # marked pixels have the label that was drawn there, in q' and in what is shown; L_sim takes the argmax everywhere
     if hint is not None: labels, more, pull = hint(response, top)
     if valid is not None: labels = labels.masked_fill(~valid, -1)
     q_prime = int((labels if valid is None else labels[valid]).flatten().bincount().count_nonzero())

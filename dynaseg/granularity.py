@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOST_JOINED', 'SPECK', 'enlarged', 'joined', 'part_means', 'clustered', 'seeded_cut', 'marked_pixels',
-           'nearest_scribble', 'halved', 'joining_levels', 'contour_map', 'Patchwork', 'most_segments', 'Hierarchy']
+           'nearest_scribble', 'halved', 'joining_levels', 'contour_map', 'Patchwork', 'most_segments', 'narrowed',
+           'Hierarchy']
 
 # %% ../nbs/10_granularity.ipynb #9add1a7a
 from functools import cached_property
@@ -24,21 +25,26 @@ def enlarged(
     "The label map at another size: at each pixel the label with the largest bilinear weight."
     if labels.shape == tuple(size): return labels
     rows, columns = (_between(N, n) for N, n in zip(size, labels.shape))
+    mixed = _mixed(labels)
     result = np.empty(size, labels.dtype)
     for top in range(0, size[0], strip):
         some = slice(top, top + strip)
-        result[some] = _elected(labels, [part[some] for part in rows], columns)
+        result[some] = _elected(labels, mixed, [part[some] for part in rows], columns)
     return result
 
-def _elected(labels, rows, columns):
+# %% ../nbs/10_granularity.ipynb #67d78135
+def _mixed(labels):
+    "(h, w) bool: whether a place, the ones to the right and below, and the one below right have several labels."
+    more = np.pad(labels, ((0, 1), (0, 1)), mode="edge")
+    return (labels != more[:-1, 1:]) | (labels != more[1:, :-1]) | (labels != more[1:, 1:])
+
+def _elected(labels, mixed, rows, columns):
     "The labels at these rows and columns: of the four places around each, the label with the largest weight."
     top, below, v = rows
     left, right, u = columns
-    corners = [np.take(np.take(labels, y, 0), x, 1) for y in (top, below) for x in (left, right)]
-    result = corners[0]
-    mixed = (corners[0] != corners[1]) | (corners[0] != corners[2]) | (corners[0] != corners[3])
-    i, j = mixed.nonzero()
-    ids = np.stack([corner[i, j] for corner in corners])
+    result = np.take(np.take(labels, top, 0), left, 1)
+    i, j = np.take(np.take(mixed, top, 0), left, 1).nonzero()
+    ids = np.stack([labels[y[i], x[j]] for y in (top, below) for x in (left, right)])
     weights = np.stack([(1 - v[i]) * (1 - u[j]), (1 - v[i]) * u[j], v[i] * (1 - u[j]), v[i] * u[j]])
     votes = np.stack([(weights * (ids == own)).sum(0) for own in ids])
     result[i, j] = ids[votes.argmax(0), np.arange(len(i))]
@@ -194,15 +200,17 @@ def joining_levels(
     "The level at which the two patches of each pair come into one segment; -inf for a patch and itself."
     above, since = _attached(tree)
     a, b = pairs.T
-    level = np.full(len(pairs), -np.inf)
+    merge = np.full(len(pairs), -1) # the last one on the way of both; -1: a patch and itself
     while (apart := a != b).any():
-        first = apart & (since[a] <= since[b])
+        first = apart & (since[a] <= since[b]) # the side that was hung up earlier goes up
         second = apart & ~first
-        level = np.where(apart, np.minimum(since[a], since[b]), level)
+        merge[apart] = np.minimum(since[a], since[b])[apart]
         a, b = np.where(first, above[a], a), np.where(second, above[b], b)
-    return (np.where(np.isneginf(level), level, tree.levels[np.maximum(level, 0).astype(np.int64)]) if len(tree.levels)
-            else level)
+    level = np.full(len(pairs), -np.inf)
+    level[merge >= 0] = tree.levels[merge[merge >= 0]]
+    return level
 
+# %% ../nbs/10_granularity.ipynb #e3c32032
 def _attached(tree):
     """(n,) the patch that each patch hangs below, and the merge that hung it there.
 
@@ -239,6 +247,7 @@ def contour_map(
     contours[:-1] = np.maximum(contours[:-1], down)
     return contours
 
+# %% ../nbs/10_granularity.ipynb #45a38f36
 def _border_levels(tree, one, other):
     "The joining level of each pair of neighbours, 0 within a patch."
     levels = np.zeros(one.shape, np.float32)
@@ -345,6 +354,15 @@ def _to_join(tree, level, min_size, wanted):
     found = int(parts.max()) + 1
     if wanted <= found <= MOST_JOINED: return parts
     return cut(tree, n_segments=max(wanted, min(found, MOST_JOINED)), min_size=min_size)
+
+# %% ../nbs/10_granularity.ipynb #98939168
+def narrowed(
+    soft: np.ndarray, # (h, w, q) softmax of the response map
+    used: np.ndarray, # (k,) ids of labels, or (q,) bool
+) -> np.ndarray: # (h, w, k)
+    "The softmax of some of the labels alone: their shares add up to 1 again."
+    some = soft[..., used]
+    return some / np.maximum(some.sum(-1, keepdims=True), np.finfo(some.dtype).tiny)
 
 # %% ../nbs/10_granularity.ipynb #c0515521
 class Hierarchy(Patchwork):

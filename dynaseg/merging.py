@@ -80,6 +80,7 @@ def basins(
         return np.zeros(colours.shape[:2], np.int64) # one colour, up to rounding, or an even ramp
     return watershed(slope(colours, crests), minima, connectivity=1).astype(np.int64) - 1
 
+# %% ../nbs/09_merging.ipynb #16b507ca
 def _basins_within(valley, crest, valid):
     "`basins` of the pixels with data. A part of the picture without a minimum is one patch."
     from skimage.measure import label
@@ -142,6 +143,7 @@ def co_occurrence(
 
 RARE = 1e-5 # share of pairs that counts for little: what was seen never or once says nothing yet
 
+# %% ../nbs/09_merging.ipynb #063f3f90
 def surprise(
     soft: np.ndarray, # (h, w, q) softmax of the response map
     sigma: float = 5, # of the windows in which labels are counted, pixels
@@ -225,6 +227,7 @@ def region_graph(
     known = None if maps is None else means(patches, resized(maps, patches.shape))
     return RegionGraph(sizes, np.concatenate(features, 1), inner, edges, _sums(which, len(keys), across), known)
 
+# %% ../nbs/09_merging.ipynb #5adb4078
 def _flat(parts): return np.concatenate([part.ravel() for part in parts])
 
 def _sides(values):
@@ -268,11 +271,12 @@ CONTACT = 0.2 # of the share that the border has of the shorter outline, as a di
 LEAST_CONTACT = 0.02 # is added to that share
 KNOWN = 0.3 # of the distance between the maps of an extractor
 
+# %% ../nbs/09_merging.ipynb #cdd0669e
 class _Regions:
     "Regions and borders while they merge, as tables of sums: to join is to add."
     def __init__(self, graph):
         sizes = graph.sizes[:, None]
-        # pixels, pairs, fine and broad steps, features, those of an extractor
+        # columns: pixels; pairs; fine and broad steps; features (`own`); those of an extractor (`known`)
         known = np.zeros((len(sizes), 0)) if graph.known is None else _in_units(graph.known - graph.known.mean(0))
         self.own = slice(4, 4 + graph.features.shape[1])
         self.known = slice(self.own.stop, self.own.stop + known.shape[1])
@@ -282,6 +286,7 @@ class _Regions:
         self.origin = np.arange(len(graph.edges)) # the border of the graph that this one came from
         pairs, *steps = graph.inner.sum(0) + graph.border[:, :3].sum(0)
         self.typical = np.array(steps) / max(pairs, 1) + 1e-6 # the mean steps of the whole photo
+        # whitening has to know which borders are weak; the cost with the features as they are says it
         cost = self.kappa(self.ends, self.border)
         weak = np.exp(-cost / max(np.median(cost), TINY)) if len(cost) else cost
         self.table[:, self.own] = whitened(graph.features, graph.edges, graph.border[:, 0] * weak) * sizes
@@ -312,7 +317,9 @@ class _Regions:
         self._renew(np.flatnonzero(touched & ~within), ~touched)
 
     def _renew(self, touched, rest):
-        "Adds up the borders of grown regions where two have become one; their costs are computed anew."
+        """Adds up the borders of grown regions where two have become one; their costs are computed anew.
+
+        The order of borders has no meaning."""
         low, high = self.ends[touched].min(1), self.ends[touched].max(1)
         pair = low * len(self.table) + high
         order = np.lexsort((self.cost[touched], pair)) # of borders that become one, the cheapest gives its origin
@@ -324,6 +331,7 @@ class _Regions:
         self.origin = np.concatenate([self.origin[rest], self.origin[first]])
         self.ends = np.concatenate([self.ends[rest], self.ends[first]])
 
+# %% ../nbs/09_merging.ipynb #e59b0da6
 def _outline(regions):
     "(m,) sides of pixels on the outline of each region: of four for each pixel, two lie between inner neighbours."
     return 4 * regions[:, 0] - 2 * regions[:, 1]
@@ -345,6 +353,7 @@ class MergeTree(NamedTuple):
     levels: np.ndarray
     small: np.ndarray # (n - 1,) float64, pixels of the smaller of the two parts; inf for parts that do not touch
 
+# %% ../nbs/09_merging.ipynb #b0a3acc6
 def merge_order(
     graph: RegionGraph, # from `region_graph`; pixels without data may cut it into islands
     share: float = 0.01, # of the borders that are looked at in a round: less is closer to one merge at a time
@@ -367,6 +376,7 @@ def merge_order(
     never = np.full(len(bridges), np.inf)
     return MergeTree(np.concatenate([edges, bridges]), np.concatenate([levels, never]), np.concatenate([small, never]))
 
+# %% ../nbs/09_merging.ipynb #8af717af
 def _bridges(edges, n):
     "(k - 1, 2) pairs of patches that connect the k islands which the edges leave."
     from scipy.sparse import coo_array
@@ -381,7 +391,7 @@ TYPICAL = 0.9 # share of the merges that stay below level 1
 
 def _cheapest(ends, cost, share, n):
     """For each of n regions the one that it joins in this round (most: itself), and the borders that go, the cheapest
-    first."""
+    first: one for each region that joins another."""
     k = int(np.ceil(share * len(cost)))
     cheap = np.argpartition(cost, k - 1)[:k]
     cheap = cheap[np.lexsort((cheap, cost[cheap]))]
@@ -392,9 +402,11 @@ def _cheapest(ends, cost, share, n):
     target[joining] = ends[cheap[best[joining]]].sum(1) - joining # the region on the other side
     mutual = target[target[joining]] == joining
     target[joining] = np.where(mutual, np.minimum(joining, target[joining]), target[joining])
-    while (target != target[target]).any(): target = target[target] # chains end at one region
+    # along a chain each border is cheaper than the one before, so it ends, at a region that names itself
+    while (target != target[target]).any(): target = target[target]
     return target, cheap[np.unique(best[joining])]
 
+# %% ../nbs/09_merging.ipynb #5ae854cb
 def _smaller_parts(edges, sizes):
     "Pixels of the smaller part at each merge, by union-find."
     above = list(range(len(sizes)))

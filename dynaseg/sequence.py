@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from .fit import fit, kept_memory
-from .granularity import Hierarchy
+from .granularity import Hierarchy, narrowed
 from .images import InputError, filled
 from .many import read_each
 from .matching import THRESHOLD, Palette, label_features, renumbered
@@ -31,6 +31,7 @@ class Clip(NamedTuple):
     frames: list[np.ndarray] # (h, w, C) float32 in [0, 1]
     windows: np.ndarray # (n, 4): top, left, height and width of each frame in the photo, pixels
 
+# %% ../nbs/18_sequence.ipynb #33e18977
 def made_clip(
     photo: np.ndarray, # (H, W, C) float32 in [0, 1]
     n: int = 30, # frames
@@ -57,6 +58,7 @@ def made_clip(
         frames.append(np.clip(frame * bright, 0, 1).astype(np.float32))
     return Clip(frames, windows)
 
+# %% ../nbs/18_sequence.ipynb #4076cb0f
 def kept(
     before: np.ndarray, # (h, w) labels of a frame
     after: np.ndarray, # (h, w) labels of another
@@ -138,6 +140,7 @@ def _checked_updates(updates, T):
         raise InputError(f"updates={updates!r}; expected a whole number of at least 0.")
     return int(updates)
 
+# %% ../nbs/18_sequence.ipynb #0670a18b
 def _frames(pictures, settings, checked, updates, inertia, palette):
     "The frames in turn: the network and what was last seen go from one to the next."
     network = last = before = None
@@ -153,12 +156,14 @@ def _frames(pictures, settings, checked, updates, inertia, palette):
         before = hierarchy.colours
         used, numbers = _numbered(palette, number_of, last, before)
         of_patch = renumbered(outputs, used, numbers)
+        hierarchy.soft = narrowed(hierarchy.soft, used) # what is asked of the frame later is about its own labels
         labels = hierarchy.at_pixels(of_patch)
         if picture.valid is not None: labels = np.where(picture.valid, labels, -1)
         yield Segmentation(labels, picture.pixels, network.floor, network.stop_reason, network.history,
                            dict(network.settings), time.perf_counter() - start, hierarchy, of_patch, picture.valid,
                            dict(picture.meta))
 
+# %% ../nbs/18_sequence.ipynb #2fe91c0f
 @torch.inference_mode(False)
 def _soft(network, picture, checked, updates):
     "(h, w, k) float32: the softmax of a frame's outputs after so many updates; joined ones count together."
@@ -173,6 +178,7 @@ def _soft(network, picture, checked, updates):
     soft = kept_softmax(response[network.used.to(response.device)], picture.pixels)
     return soft @ np.eye(network.n_labels, dtype=np.float32)[network.groups]
 
+# %% ../nbs/18_sequence.ipynb #a2815aa6
 def _numbered(palette, number_of, outputs, colours):
     "(outputs in use, their numbers); `number_of` is brought up to date."
     used, features, shares = label_features(outputs, colours)
