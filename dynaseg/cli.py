@@ -64,18 +64,23 @@ def _write(
     nodata: int | None = None, # of label pictures, see `Segmentation.save`
 ):
     "Writes the files of one segmentation: all of them, or none."
-    from dynaseg.labels import write_overlay
+    from dynaseg.labels import naming
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".dynaseg-", dir=folder.parent))
     try:
         for name in files:
-            if name not in ALWAYS: seg.save(draft / name, nodata=nodata if name in PICTURES else None)
-        seg.save_history(draft / "history.csv")
-        write_overlay(seg.image, seg.labels, draft / "overlay.png")
-        (draft / "settings.json").write_text(_recipe(seg.settings), encoding="utf-8")
+            with naming(folder / name, draft / name): _write_file(seg, draft / name, nodata)
         folder.mkdir(exist_ok=True)
         for name in files: os.replace(draft / name, folder / name)
     finally: shutil.rmtree(draft)
+
+def _write_file(seg, path, nodata):
+    "Writes one of the files, by its name."
+    from dynaseg.labels import write_overlay
+    if path.name == "overlay.png": write_overlay(seg.image, seg.labels, path)
+    elif path.name == "history.csv": seg.save_history(path)
+    elif path.name == "settings.json": path.write_text(_recipe(seg.settings), encoding="utf-8")
+    else: seg.save(path, nodata=nodata if path.name in PICTURES else None)
 
 def _check_place(
     folder: Path, # for the files of a segmentation, may be there or not
@@ -891,8 +896,10 @@ def _stdout_works():
     except (OSError, ValueError): return False
     return True
 
-def _fail(text):
-    print(f"error: {text}", file=sys.stderr)
+def _fail(text, beside=True):
+    "Says what ended the command; in JSON as well where that was asked for, unless standard output is what fails."
+    if beside: _say_error(text)
+    else: print(f"error: {text}", file=sys.stderr)
     sys.stdout = open(os.devnull, "w") # or Python would try once more
     sys.exit(1)
 
@@ -920,12 +927,15 @@ def main():
     except OSError as e:
         # a stream has no name
         if e.filename is not None: _fail(f"{e.filename!r}: {e.strerror}.")
-        _fail(f"standard output cannot be written to ({e.strerror}). The files of finished images are whole.")
+        _fail(f"standard output cannot be written to ({e.strerror}). {_WHOLE}", beside=False)
+    except MemoryError: _fail("there is not enough memory.")
     except ImportError as e:
         said = " ".join(str(e).split())
         _fail(f"a library cannot be loaded ({said}). Is the installation whole, and is there memory?")
     finally:
-        if not _stdout_works(): _fail("standard output cannot be written to. The files of finished images are whole.")
+        if not _stdout_works(): _fail(f"standard output cannot be written to. {_WHOLE}", beside=False)
+
+_WHOLE = "The files of finished images are whole."
 
 def _ran():
     "Runs the command, and says in one line what is wrong with it; the exit code."

@@ -799,8 +799,12 @@ def _warn_of_idle(settings, given):
     _warn_of_other_network(settings, given)
 
 def _warn_of_other_network(settings, given):
-    "Warns of settings of the CNN that were given for another network."
-    if isinstance(settings["features"], str) and settings["features"] == "cnn": return
+    "Warns of settings that were given and are for another network."
+    features = settings["features"]
+    own = callable(features)
+    if given.get("weights", "DEFAULT") is None and (own or features == "cnn"):
+        warn("weights=None has no effect on this network; it is for the ResNets and timm.")
+    if not own and features == "cnn": return
     for name in ("M", "padding", "standardised"):
         if given.get(name) not in (None, PRESETS[settings["preset"]][name]):
             warn(f"{name}={given[name]!r} has no effect on this network; it is for features='cnn'.")

@@ -809,6 +809,42 @@ def test_the_system_s_own_errors_are_a_line(cli, monkeypatch):
     assert code == 1 and err == "error: 'typing.py': Too many open files.\n"
 
 
+def test_an_error_of_the_system_is_a_json_document_when_asked_for(cli, monkeypatch):
+    def broken(name): raise PermissionError(13, "Permission denied", "china.jpg")
+    monkeypatch.setattr("sklearn.datasets.load_sample_image", broken)
+    code, out, err = cli("demo", "--json")
+    assert code == 1 and "Permission denied" in json.loads(out)["error"] and err == f"error: {json.loads(out)['error']}\n"
+    def too_large(name): raise MemoryError
+    monkeypatch.setattr("sklearn.datasets.load_sample_image", too_large)
+    code, out, err = cli("demo", "--json")
+    assert code == 1 and "not enough memory" in json.loads(out)["error"] and "Traceback" not in err
+
+
+@posix
+def test_a_file_that_would_be_too_large_is_named(folder):
+    "ulimit -f: a limit on the size of files."
+    import resource
+    def limited(): resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+    said = subprocess.run([sys.executable, "-m", "dynaseg.cli", "segment", "photo.png", "--json", *SMALL],
+                          capture_output=True, text=True, preexec_fn=limited, timeout=300)
+    error = json.loads(said.stdout)["error"]
+    assert said.returncode == 1 and "File too large" in error and "labels.png" in error and ".dynaseg" not in error
+    assert not [name for name in tree(folder) if ".dynaseg" in name]
+    said = subprocess.run([sys.executable, "-m", "dynaseg.cli", "folder", ".", "out", *SMALL],
+                          capture_output=True, text=True, preexec_fn=limited, timeout=300)
+    assert said.returncode == 1 and "File too large" in said.stderr and "'out" in said.stderr, said.stderr
+
+
+def test_a_file_is_named_once_in_its_error(cli, folder):
+    Path("empty.png").touch()
+    Path("broken.png").write_text("no picture")
+    code, out, err = cli("segment", "empty.png", "broken.png", ".", *SMALL)
+    empty, broken, inside = err.splitlines()
+    assert code == 1 and empty == "error: empty.png: it is empty (0 bytes); expected an image file."
+    assert broken.startswith("error: broken.png: it cannot be read as an image")
+    assert inside == "error: .: it is a folder. For all images in it: dynaseg folder '.' OUT"
+
+
 def test_usage_mistakes_are_a_json_document_when_asked_for(cli, folder):
     code, out, err = cli("segment", "photo.png", "--json", "--q", "1")
     assert code == 2 and "--q" in json.loads(out)["error"] and "--q" in err
