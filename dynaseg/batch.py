@@ -979,13 +979,15 @@ def _worker(rank, world, pipe, job, names, allow_pixels):
     Trouble with the output is left to the process that started it, which meets it too."""
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(world))
     say = _sender(pipe)
-    warnings.showwarning = lambda message, *where, **more: say(message)
     signal.signal(signal.SIGINT, signal.SIG_IGN) # Ctrl-C is for that process as well
     Thread(target=_end_with_parent, daemon=True).start()
     if allow_pixels: raise_pixel_limit(allow_pixels)
     try:
-        with _Run(_Job(*job), names) as run:
-            run.all(names, lambda *what: say(what))
+        with warnings.catch_warnings(record=True) as caught: # that process has said these
+            warnings.simplefilter("always")
+            work = _Job(*job)
+        _pass_on(say, {str(warning.message) for warning in caught})
+        with _Run(work, names) as run: run.all(names, lambda *what: say(what))
     except (InputError, OSError): sys.exit(1)
 
 def _sender(pipe):
@@ -997,6 +999,14 @@ def _sender(pipe):
         except OSError: pass # it has ended, and so will this one
     return say
 
+def _pass_on(say, known):
+    "From here on each warning of this process is told with `say`, once, but for those that are known."
+    def show(message, *where, **more):
+        if str(message) in known: return
+        known.add(str(message))
+        say(message)
+    warnings.showwarning = show
+
 def _end_with_parent():
     "Ends this process, whatever it is doing, when the one that started it has ended. What it has written is whole."
     connection.wait([parent_process().sentinel])
@@ -1007,6 +1017,7 @@ def _shared(workers, tell, job, names, allow_pixels):
     context = get_context("spawn")
     pipes = []
     processes = []
+    heard = set()
     try:
         for rank in range(workers):
             here, there = context.Pipe(duplex=False)
@@ -1021,8 +1032,9 @@ def _shared(workers, tell, job, names, allow_pixels):
                 try: said = pipe.recv()
                 except (EOFError, OSError): pipes.remove(pipe) # it has ended
                 else:
-                    if isinstance(said, Warning): warn(said)
-                    else: tell(*said)
+                    if not isinstance(said, Warning): tell(*said)
+                    elif str(said) not in heard: warn(said)
+                    heard.add(str(said))
     finally:
         for process in processes: process.terminate()
         for process in processes: _end(process)

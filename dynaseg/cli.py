@@ -19,6 +19,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Container
+from contextlib import contextmanager
 from functools import lru_cache, partial, wraps
 from importlib.util import find_spec
 from inspect import Parameter, Signature, signature
@@ -115,11 +116,32 @@ def _each(
     try:
         _refuse_to_replace(folder, files, force, settings.get("pages") is not None)
         _check_place(folder)
-        found = segment(_input(image), **settings)
+        found = segment(_read(image, settings), **settings)
         return [_written(seg, name, folder / part, files, nodata) for seg, part in _parts(found)]
     except KeyboardInterrupt: raise typer.Exit(130)
     except Exception as e: # whatever a broken file or a library makes of it: the other images are done all the same
         return [{"image": name, "error": as_options(in_words(e, name))}]
+
+def _read(image, settings):
+    "The picture of a file, read so that it can be interrupted; whatever else `segment` takes as it is."
+    from dynaseg.images import read_image
+    from dynaseg.segmenter import reading_of
+    source = _input(image)
+    if settings.get("pages") is not None or not isinstance(source, Path): return source
+    with _ending_at_once(): return read_image(source, **reading_of(settings))
+
+@contextmanager
+def _ending_at_once():
+    """While it holds, signals end the process without Python, which would wait for the end of a decoder's work.
+
+    Nothing may be half-written meanwhile. The shell sees the same exit codes."""
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in handlers: signal.signal(number, signal.SIG_DFL)
+    try: yield
+    finally:
+        for number, handler in handlers.items(): signal.signal(number, handler)
 
 def _refuse_to_replace(folder, files, force, in_pages):
     "Raises `FileExistsError` for results that are there already."

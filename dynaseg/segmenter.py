@@ -980,7 +980,9 @@ def forecast(
     corner = ready.x[..., :CORNER, :CORNER]
     trial = ready._replace(net=deepcopy(ready.net), x=corner, floor=None, seen=None, scribbles=None, guide=None,
                            checked=ready.checked._replace(weighting=lambda q_prime: 1.0))
-    with torch.random.fork_rng(enabled=ready.x.device.type != "meta"): seconds, memory = _tried(trial)
+    # a function of the user's own may draw numbers; setting the generator back would repeat those of other threads
+    own = callable(ready.checked.settings["features"]) and ready.x.device.type != "meta"
+    with torch.random.fork_rng(enabled=own): seconds, memory = _tried(trial)
     more = pixels / corner[0, 0].numel()
     return Cost(seconds * more * T, memory * more)
 

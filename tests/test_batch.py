@@ -504,7 +504,7 @@ def test_numbers_of_processes_that_make_no_sense(photos, out, quick, monkeypatch
 
 def test_more_processes_than_images(photos, out, quick, monkeypatch):
     for name, value in {"RANK": "6", "WORLD_SIZE": "9"}.items(): monkeypatch.setenv(name, value)
-    assert counts(segment_folder(photos, out, progress=False, **quick)) == (4, 0, 0)  # nobody else came
+    assert counts(segment_folder(photos, out, **quick)) == (4, 0, 0)  # nobody else came
 
 
 def test_a_rank_without_a_number_of_processes_is_no_rank(monkeypatch):
@@ -738,7 +738,7 @@ def test_a_run_that_is_to_end_does_not_wait_for_a_file(photos, out, quick, monke
     monkeypatch.setattr(batch, "in_hand", lambda checked: n)
     threading.Thread(target=interrupt).start()
     start = time.monotonic()
-    with pytest.raises(KeyboardInterrupt): segment_folder(photos, out, progress=False, **quick)
+    with pytest.raises(KeyboardInterrupt): segment_folder(photos, out, **quick)
     assert time.monotonic() - start < 30 and not end.is_set()
     assert not [t for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
     end.set()
@@ -753,7 +753,7 @@ def test_a_file_that_takes_long_to_read_is_named(photos, out, quick, monkeypatch
     monkeypatch.setattr(batch, "read_image", slow)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        assert segment_folder(photos, out, progress=False, **quick).done == 4
+        assert segment_folder(photos, out, **quick).done == 4
     said = [str(w.message) for w in caught if "has been read for" in str(w.message)]
     assert len(said) == 1 and said[0].startswith("10.png: ")
 

@@ -813,7 +813,8 @@ def test_an_error_of_the_system_is_a_json_document_when_asked_for(cli, monkeypat
     def broken(name): raise PermissionError(13, "Permission denied", "china.jpg")
     monkeypatch.setattr("sklearn.datasets.load_sample_image", broken)
     code, out, err = cli("demo", "--json")
-    assert code == 1 and "Permission denied" in json.loads(out)["error"] and err == f"error: {json.loads(out)['error']}\n"
+    error = json.loads(out)["error"]
+    assert code == 1 and "Permission denied" in error and err == f"error: {error}\n"
     def too_large(name): raise MemoryError
     monkeypatch.setattr("sklearn.datasets.load_sample_image", too_large)
     code, out, err = cli("demo", "--json")
@@ -1103,6 +1104,42 @@ def test_an_interruption_anywhere_is_130(cli, folder, monkeypatch, where):
     monkeypatch.setattr(where, with_signature(press))
     code, out, err = cli("segment", "photo.png", *SMALL)
     assert code == 130 and "Traceback" not in err and tree(folder) == ["photo.png"]
+
+
+STUCK = """
+import ctypes, signal, sys
+from PIL import Image
+from dynaseg import cli
+def stuck(*args, **more):
+    print("reading", flush=True)
+    mutex = ctypes.create_string_buffer(256)
+    for _ in range(2): ctypes.CDLL(None).pthread_mutex_lock(mutex)  # the second time for ever, whatever signals come
+Image.open = stuck
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv = ["dynaseg", *sys.argv[1:]]
+cli.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs glibc to be stuck")
+@pytest.mark.parametrize("words, number, code", [
+    (["segment", "photo.png"], "SIGINT", -2), (["segment", "photo.png"], "SIGTERM", -15),
+    (["folder", "there", "out"], "SIGINT", 130), (["folder", "there", "out"], "SIGTERM", 143),
+])
+def test_signals_end_it_in_the_middle_of_a_decoder(folder, words, number, code):
+    "A decoder may compute for minutes without a look at signals."
+    (folder / "there").mkdir()
+    (folder / "photo.png").rename(folder / "there" / "photo.png")
+    words = [word.replace("photo.png", "there/photo.png") for word in words]
+    child = subprocess.Popen([sys.executable, "-c", STUCK, *words, *SMALL], stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout.readline() == "reading\n"
+        child.send_signal(getattr(signal, number))
+        out, err = child.communicate(timeout=60)
+        assert child.returncode == code and "Traceback" not in err and not out
+        assert not [name for name in tree(folder) if ".dynaseg-" in name or name.endswith(".labels.png")]
+    finally: child.kill()
 
 
 @posix
