@@ -21,7 +21,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future
 from concurrent.futures import wait as wait_for
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from fnmatch import fnmatch
 from inspect import signature
 from multiprocessing import connection, get_context, parent_process
@@ -808,6 +808,7 @@ def _read(job, name, manifest):
     path = job.source / name
     facts = dict(bytes=path.stat().st_size, sha256=sha256(path))
     if manifest.done(name, facts["sha256"], job.key): return facts, None
+    if job.stop.is_set(): raise KeyboardInterrupt # the books may be closed already
     manifest.begin(name)
     try: return facts, read_image(path, **reading_of(job.checked.settings))
     except Exception as e: return facts, e
@@ -932,14 +933,14 @@ class _Run:
         left = []
         books = RLock()
         def read(name): return _read(self.job, name, self.manifest)
-        with self.job.together() as n:
+        with self.job.together() as n, closing(read_ahead(names, read)) as ahead:
             def do(name, future):
                 with self.job.fits.present() if self.job.fits else nullcontext():
                     outcome = self.one(name, future, again, wait)
                 with books:
                     if outcome is None: left.append(name)
                     else: tell(name, outcome)
-            in_threads(do, read_ahead(names, read), 1 if wait else n, self.job.stop)
+            in_threads(do, ahead, 1 if wait else n, self.job.stop)
         return left
 
     def all(self, names, tell):

@@ -18,6 +18,7 @@ import signal
 import sys
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Container
 from contextlib import contextmanager
 from functools import lru_cache, partial, wraps
@@ -25,6 +26,7 @@ from importlib.util import find_spec
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Optional
+from unicodedata import normalize
 
 import typer
 from typer.core import TyperCommand
@@ -599,12 +601,21 @@ def _folders(images, out):
     """One folder in `out` for each image: by its stem; by its whole name where two have the same stem; by its path
     where names are the same too."""
     stems = [_safe(image.stem) for image in images]
-    names = [_safe(image.name) if stems.count(stem) > 1 else stem for image, stem in zip(images, stems)]
-    same = {name for name in names if names.count(name) > 1}
+    several = _several(stems)
+    names = [_safe(image.name) if _alike(stem) in several else stem for image, stem in zip(images, stems)]
+    same = _several(names)
     if not same: return [out / name for name in names]
     paths = [Path(os.path.abspath(image)) for image in images]
     above = Path(os.path.commonpath([path.parent for path in paths]))
-    return [out / path.relative_to(above) if name in same else out / name for path, name in zip(paths, names)]
+    return [out / path.relative_to(above) if _alike(name) in same else out / name for path, name in zip(paths, names)]
+
+def _alike(name):
+    "The same text for names that a file system may take for one: in small letters, an accent and its letter together."
+    return normalize("NFC", name).casefold()
+
+def _several(names):
+    "What two or more of the names are alike in."
+    return {name for name, n in Counter(map(_alike, names)).items() if n > 1}
 
 def _safe(name):
     "The name of a folder below another, whatever the file is called."

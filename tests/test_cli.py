@@ -20,7 +20,7 @@ from PIL import Image
 from sklearn.metrics import adjusted_rand_score
 
 from dynaseg import segment
-from dynaseg.cli import FILES, NOT_OPTIONS, _option_name, app, demo_command, main, segment_command
+from dynaseg.cli import FILES, NOT_OPTIONS, _folders, _option_name, app, demo_command, main, segment_command
 from dynaseg.labels import overlay
 
 SMALL = ["--M", "1", "--p", "6", "--q", "6", "--T", "2", "--device", "cpu"]
@@ -875,6 +875,15 @@ def test_images_of_one_name_have_folders_of_their_own(cli, folder, photo):
     Image.fromarray(photo).save("below/photo.png")
     assert cli("segment", "photo.png", "below/photo.png", *SMALL)[0] == 0
     for place in ("photo.png", "below/photo.png"): assert (folder / "segments" / place / "labels.png").is_file()
+
+
+@pytest.mark.parametrize("one, other", [("A", "a"), ("caf\u00e9", "cafe\u0301"), ("Stra\u00dfe", "STRASSE")])
+def test_names_that_a_file_system_may_take_for_one_have_folders_of_their_own(one, other):
+    "Apple's and Microsoft's do."
+    images = [Path(f"x/{one}.png"), Path(f"y/{other}.png"), Path("z/b.png")]
+    assert _folders(images, Path("out")) == [Path(f"out/x/{one}.png"), Path(f"out/y/{other}.png"), Path("out/b")]
+    images = [Path(f"{one}.png"), Path(f"{other}.jpg")]
+    assert _folders(images, Path("out")) == [Path(f"out/{one}.png"), Path(f"out/{other}.jpg")]
 
 
 def test_one_image_twice_is_done_once(cli, folder):
