@@ -84,6 +84,7 @@ def _all_images(source):
         raise InputError(f"The folders in {str(source)!r} are nested too deep to look through. Name one further "
                          f"inside.") from e
 
+# %% ../nbs/21_batch.ipynb #433c8dcb
 def find_others(
     source: str | os.PathLike, # the folder
     out: str | os.PathLike, # results in it do not count
@@ -154,6 +155,7 @@ def _kind_of_device(settings):
     "cpu, cuda, ...: which of several equal GPUs makes no difference."
     return str(settings["device"]).split(":")[0]
 
+# %% ../nbs/21_batch.ipynb #67ab34cb
 def settings_text(
     settings: dict, # from `check_settings`
     **more, # whatever else the results depend on, by name
@@ -167,6 +169,7 @@ def _readable(value):
     if isinstance(value, os.PathLike): return str(value)
     return getattr(value, "__name__", type(value).__name__) if callable(value) else str(value)
 
+# %% ../nbs/21_batch.ipynb #e919f206
 def differences(
     before: dict, # from `settings_text`
     now: dict, # from `settings_text`
@@ -407,6 +410,7 @@ def in_threads(
         stop.set()
         raise
 
+# %% ../nbs/21_batch.ipynb #27b70dce
 def _in_several(do, items, n, stop):
     running = set()
     # the process has one list of filters for warnings, which threads may leave in a wrong state
@@ -433,6 +437,7 @@ def raise_pixel_limit(
     "Lets Pillow open larger files, in this process; by itself it refuses what might be a decompression bomb."
     Image.MAX_IMAGE_PIXELS = pixels / 2 # it refuses above twice this
 
+# %% ../nbs/21_batch.ipynb #ee27969d
 def out_of_memory(
     e: BaseException, # what was raised
 ) -> bool:
@@ -441,6 +446,7 @@ def out_of_memory(
     if isinstance(e, (MemoryError, torch.OutOfMemoryError)): return True
     return isinstance(e, RuntimeError) and any(w in str(e) for w in words)
 
+# %% ../nbs/21_batch.ipynb #88961d6c
 def in_words(
     e: BaseException, # what was raised
     path: str | os.PathLike = "", # the image, which is named before the line, and so not in it again
@@ -492,6 +498,7 @@ def _inside(path, out):
         raise InputError(f"{str(path)!r} leads out of the output folder, to {str(_real(path))!r}; "
                          "nothing was written there.")
 
+# %% ../nbs/21_batch.ipynb #731f8c1d
 def write_results(
     seg: Segmentation, # of one image
     out: Path, # the output folder
@@ -707,6 +714,7 @@ def _batch(batch, checked, sharing=None):
         return 1
     return batch or (1 if checked.device.type == "cpu" else None)
 
+# %% ../nbs/21_batch.ipynb #4a2c840f
 class _Job:
     "What is to be done to each image."
     def __init__(self, source, out, suffix, overlays, settings, batch=None, sharing=None):
@@ -813,6 +821,7 @@ def _read(job, name, manifest):
     try: return facts, read_image(path, **reading_of(job.checked.settings))
     except Exception as e: return facts, e
 
+# %% ../nbs/21_batch.ipynb #f7621e8d
 def _result(job, name, future, manifest):
     """The row of an image, its results written; None if it is done already.
 
@@ -829,6 +838,7 @@ def _result(job, name, future, manifest):
     if seg.stop_reason == "interrupted": raise KeyboardInterrupt # Ctrl-C in a notebook: half a fit is no result
     return row | _written(job, seg, name)
 
+# %% ../nbs/21_batch.ipynb #7b98534f
 def _written(job, seg, name):
     "What the row says of a segmentation, after it is written."
     try: outputs = write_results(seg, job.out, name, job.suffix, job.overlays)
@@ -856,6 +866,7 @@ def _enter(out, key):
     raise InputError(f"Another run is at work on {str(out)!r} with other settings. Wait until it "
                      "has ended, or choose another folder.")
 
+# %% ../nbs/21_batch.ipynb #4d9b99ad
 def _leave(out, claims, manifest, in_trouble):
     "Gives the claims back; the last to leave tidies up. Raises `OSError` where that fails, unless already in trouble."
     _, world = _world()
@@ -879,6 +890,7 @@ def _stands(future):
     "Whether reading an image has found that its results stand."
     return future.exception() is None and future.result()[1] is None
 
+# %% ../nbs/21_batch.ipynb #4fc806df
 class _Run:
     "One process's work on one folder, while others do theirs."
     def __init__(self, job, names=()):
@@ -953,6 +965,7 @@ class _Run:
         left += self.through(Random(rank).sample(others, len(others)), tell)
         self.through(left, tell, wait=True)
 
+# %% ../nbs/21_batch.ipynb #1193a8a5
 SLOW = 60 # seconds, from where on a file that is still being read is named
 
 def _wait_for(name, future, stop):
@@ -1013,6 +1026,7 @@ def _end_with_parent():
     connection.wait([parent_process().sentinel])
     os._exit(1)
 
+# %% ../nbs/21_batch.ipynb #64523342
 def _shared(workers, tell, job, names, allow_pixels):
     "Has that many processes do the images, and tells what they tell."
     context = get_context("spawn")
@@ -1078,6 +1092,7 @@ def _check_sharing(workers, settings):
         raise InputError(f"{own[0]} is of your own making: several processes cannot tell that they mean the same. "
                          "Run a single one.")
 
+# %% ../nbs/21_batch.ipynb #602a3885
 def _shared_how(same_labels, sample, statistics):
     "The `Sharing` that is asked for, or None. Raises `InputError`."
     if not isinstance(sample, Integral) or isinstance(sample, bool) or sample < 1:
@@ -1089,6 +1104,7 @@ def _shared_how(same_labels, sample, statistics):
         if value != usual: warn(f"{name}={value!r} has no effect without same_labels.")
     return None
 
+# %% ../nbs/21_batch.ipynb #e8e05dd3
 def _useful(workers, names):
     "How many workers to start: no more than there are images, and four for each core. Warns where cores are too few."
     most = 4 * _cores()
@@ -1107,6 +1123,7 @@ def _bar(names, progress):
                 desc=name,
                 bar_format=layout)
 
+# %% ../nbs/21_batch.ipynb #88d8e256
 def _counting(outcomes, bar):
     "A function that is told what became of an image, and keeps outcomes and bar."
     failed = set()

@@ -181,6 +181,7 @@ def read_rows(
         return row | {"method": f"{row['method']} ({path.stem})"} if in_both else row
     return [named(path, row) for path, rows in files.items() for row in rows]
 
+# %% ../nbs/25_benchmark.ipynb #2ac066b6
 def _read(path):
     if path.suffix == ".parquet": return _parquet()[1].read_table(path).to_pylist()
     with open(path, newline="", encoding="utf-8") as file: lines = list(csv.DictReader(file))
@@ -201,6 +202,7 @@ def _parquet():
                          ".csv.") from e
     return pyarrow, pyarrow.parquet
 
+# %% ../nbs/25_benchmark.ipynb #bd044d47
 def _measures(rows):
     "Names of the measures, in order."
     return [name.removesuffix("_sum") for name in rows[0] if name.endswith("_sum")] if rows else []
@@ -246,6 +248,7 @@ def _so_far(file, columns, chosen):
                              f"choose another name.")
     return rows
 
+# %% ../nbs/25_benchmark.ipynb #af2f1fe5
 def _name(value): return getattr(value, "__name__", type(value).__name__) if callable(value) else str(value)
 
 def _chosen(methods, settings):
@@ -269,6 +272,7 @@ def _chosen(methods, settings):
     return {name: (METHODS[name], "", "") if name in METHODS else _fitted(VARIANTS[name] | settings, settings)
             for name in methods}
 
+# %% ../nbs/25_benchmark.ipynb #35734272
 def _fitted(all_settings, named):
     """A function of image and seed that runs `segment`, the words and the fingerprint of its settings.
 
@@ -375,6 +379,7 @@ def _sums(rows, images, measures):
         n[place[r["image"]]] += 1
     return total / n
 
+# %% ../nbs/25_benchmark.ipynb #bdd51c3d
 def paired_difference(
     a: list[dict], # rows of one method
     b: list[dict], # rows of another, on the same images
@@ -410,6 +415,7 @@ def beside(
     others = {key: mine for key, mine in groups.items() if key != base and {row["image"] for row in mine} == seen}
     return groups[base], others
 
+# %% ../nbs/25_benchmark.ipynb #39e6d84c
 def report(
     rows: list[dict], # from `read_rows`, of one data set
     against: str = "felzenszwalb", # the method that the others are compared with

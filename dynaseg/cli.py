@@ -85,6 +85,7 @@ def _write_file(seg, path, nodata):
     elif path.name == "settings.json": path.write_text(_recipe(seg.settings), encoding="utf-8")
     else: seg.save(path, nodata=nodata if path.name in PICTURES else None)
 
+# %% ../nbs/27_cli.ipynb #bc327ec5
 def _check_place(
     folder: Path, # for the files of a segmentation, may be there or not
 ):
@@ -145,6 +146,7 @@ def _ending_at_once():
     finally:
         for number, handler in handlers.items(): signal.signal(number, handler)
 
+# %% ../nbs/27_cli.ipynb #747683e3
 def _refuse_to_replace(folder, files, force, in_pages):
     "Raises `FileExistsError` for results that are there already."
     there = [path for file in files for path in folder.glob(f"page-*/{file}" if in_pages else file)]
@@ -157,6 +159,7 @@ def _parts(found):
     digits = len(str(len(found)))
     return [(seg, f"page-{seg.meta['page']:0{digits}}") for seg in found]
 
+# %% ../nbs/27_cli.ipynb #73a2e504
 def _written(seg, name, folder, files, nodata):
     "What to report of a segmentation, after it is written."
     _write(seg, folder, files, nodata)
@@ -202,6 +205,7 @@ VALUES = {"preset": "clusters|paper|segments|dynaguide", "axes": "LETTERS", "pag
           "features": "cnn|resnet18-fpn|resnet18-stem|timm:NAME", "weights": "DEFAULT|FILE|none",
           "device": "cpu|cuda|mps"}
 
+# %% ../nbs/27_cli.ipynb #e3384091
 @lru_cache
 def _setting_words():
     "The parameters of `segment` that can be options, with their words."
@@ -220,6 +224,7 @@ def _value(p):
     chosen = re.findall(r"'([^']+)'", p.type) if p.type.startswith("one_of") else []
     return VALUES.get(p.name) or "|".join(chosen) or {int: "N", float: "NUMBER", str: "NAME", bool: None}[_kind(p)]
 
+# %% ../nbs/27_cli.ipynb #59df0b62
 def _completes(words):
     "What the shell offers behind an option or for an argument; behind an option that takes a file, it offers files."
     if words is None or "FILE" in words: return {}
@@ -229,6 +234,7 @@ def _completes(words):
         return [done + comma + word for word in offered if word.startswith(last)]
     return {"autocompletion": complete} if offered else {}
 
+# %% ../nbs/27_cli.ipynb #73df3b0d
 def _option_name(name): return f"--{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
 
 def _option(p):
@@ -243,6 +249,7 @@ def _option(p):
                           **_completes(_value(p)))
     return Parameter(p.name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[Optional[kind], option])
 
+# %% ../nbs/27_cli.ipynb #c3b7b702
 PLAIN = {"; or None: no floor": "; or none: no floor", "; None: random ones": "; none: random ones",
          "; by default the first, with a warning": "; all: each of them, with a result for each; by default the first, "
                                                    "with a warning",
@@ -308,6 +315,7 @@ IN_PYTHON = {r"\bsegment\(file, pages='all'\)": "dynaseg segment FILE --page all
              r" \(\w+Error\)": "",
              r"\((?:\w+\.)*\w+(?:Error|Exception): ": "(", r"\[Errno -?\d+\] ": ""}
 
+# %% ../nbs/27_cli.ipynb #284e1365
 def as_options(
     text: str, # a message of the library
 ) -> str:
@@ -374,6 +382,7 @@ def _from_file(file):
         _usage(f"{str(file)!r} has settings that are not known here: {', '.join(sorted(unknown))}.")
     return {name: value for name, value in settings.items() if name != "device"} # the machine may be another one
 
+# %% ../nbs/27_cli.ipynb #ba1c4195
 def _settings_of(
     options: dict, # of a command; None for those that were left out
     file: Path | None, # settings.json of an earlier result
@@ -436,6 +445,7 @@ def _with_facts(text, more):
     text = re.sub(FACT, "", text)
     return f"{text} [{facts}]" if facts else text
 
+# %% ../nbs/27_cli.ipynb #abdea171
 def _words_of_rules(params):
     """The range of each setting and its defaults by preset, in words of the command line.
 
@@ -516,6 +526,7 @@ def _address(image):
     "The address of something on the net that was given as a path, else None."
     return str(image).replace(":/", "://", 1) if re.match(r"\w\w+:/", str(image)) else None
 
+# %% ../nbs/27_cli.ipynb #e6c35ed9
 def _to_stdout(images, settings, nodata):
     "Writes the label picture of the one image to standard output."
     from dynaseg.batch import in_words
@@ -589,6 +600,7 @@ def segment_command(
             _report(result, as_json)
     if any(r["error"] for r in results): raise typer.Exit(1)
 
+# %% ../nbs/27_cli.ipynb #5a24d54e
 def _check_no_answer(images):
     "Exits with 2 for the answer to an option of yes or no, which would be taken for an image."
     for image in images:
@@ -862,6 +874,7 @@ FORMS = {r"Option '([\w-]+)' requires an argument": r"\1 needs a value behind it
 ELSEWHERE = {("folder", "out"): "OUT is the second word: dynaseg folder IN OUT",
              ("folder", "format"): "say --suffix .png, .tif or .npz", ("evaluate", "seed"): "say --seeds"}
 
+# %% ../nbs/27_cli.ipynb #07ac99c5
 def _no_option(command, found):
     "What to say of an option that a command does not have."
     name = found[1]
@@ -869,6 +882,7 @@ def _no_option(command, found):
         return f"--{name} belongs to one photo: take dynaseg segment, photo by photo"
     return found[0] if (command, name) not in ELSEWHERE else f"No such option: --{name}; {ELSEWHERE[command, name]}"
 
+# %% ../nbs/27_cli.ipynb #f264bdaf
 def _parser_words(e, text):
     "What the parser found, in words, and where to look."
     if getattr(e, "param", None) is not None: text = _bad_value(e.param, text)
@@ -879,6 +893,7 @@ def _parser_words(e, text):
     end = "" if text.endswith(("?", ".")) else "."
     return f"{text}{end} See {' '.join(filter(None, ('dynaseg', command)))} --help."
 
+# %% ../nbs/27_cli.ipynb #0504b856
 def _bad_value(param, text):
     "The value of an option that was not understood, and what was expected."
     expected = [re.sub(f".*{said}.*", plain, text) for said, plain in PARSER.items() if re.search(said, text)]
@@ -914,6 +929,7 @@ def _open_streams():
     if sys.stdout is None: sys.stdout = open(os.devnull, "w")
     if sys.stderr is None: sys.stderr = open(os.devnull, "w")
 
+# %% ../nbs/27_cli.ipynb #b235f121
 def _end_in_order():
     """SIGTERM and SIGHUP end the command as Ctrl-C does, with 128 and the signal's number: workers are ended and drafts
     removed."""
@@ -923,6 +939,7 @@ def _end_in_order():
         if number is not None and signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, end) # nohup has SIGHUP ignored
 
+# %% ../nbs/27_cli.ipynb #758a217d
 def _stdout_works():
     "Whether what was printed has arrived."
     try: sys.stdout.flush()
@@ -970,6 +987,7 @@ def main():
 
 _WHOLE = "The files of finished images are whole."
 
+# %% ../nbs/27_cli.ipynb #33749166
 def _ran():
     "Runs the command, and says in one line what is wrong with it; the exit code."
     try: return app(prog_name="dynaseg", standalone_mode=False) or 0

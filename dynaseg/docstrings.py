@@ -41,6 +41,7 @@ def parameters(
             if isinstance(method, ast.FunctionDef): found[f"{node.name}.{method.name}"] = _of_function(method, comments)
     return found
 
+# %% ../nbs/docstrings.ipynb #e8a5636f
 def _of_function(node, comments):
     result = []
     group = ""
@@ -67,6 +68,7 @@ def _arguments(arguments):
     for stars, argument, default in every:
         if argument is not None and argument.arg not in ("self", "cls"): yield stars + argument.arg, argument, default
 
+# %% ../nbs/docstrings.ipynb #73551f01
 def _of_class(node, comments):
     "The fields of a class: those of a data class or a named tuple."
     fields = []
@@ -116,6 +118,7 @@ def section(
         lines += _wrapped(words)
     return "\n\n" + "\n".join(lines)
 
+# %% ../nbs/docstrings.ipynb #98172712
 def _kind(parameter, kind, there):
     """What stands behind the name: the type, and a default that says something.
 

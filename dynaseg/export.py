@@ -81,7 +81,7 @@ def _geokeys(meta):
     entries = directory[4:4 + 4 * int(directory[3])].reshape(-1, 4)
     return {int(key): int(value) for key, where, _, value in entries if where == 0}
 
-
+# %% ../nbs/13_export.ipynb #b90f2cc6
 def _transform(meta):
     "The six numbers, or None."
     matrix, scale, tie = (_tag(meta, code) for code in (MATRIX, SCALE, TIE))
@@ -94,7 +94,7 @@ def _transform(meta):
         c, f = c - (a + b) / 2, f - (d + e) / 2
     return (a, b, c, d, e, f) if a * e != b * d else None
 
-
+# %% ../nbs/13_export.ipynb #0c29c245
 def _reference(meta):
     "(EPSG's number, unit): what the keys say."
     keys = _geokeys(meta)
@@ -121,7 +121,7 @@ def _edges(ids):
         parts.append(np.stack([x + dx, y + dy, np.full(len(x), direction), own[y, x]]))
     return np.concatenate(parts, 1)
 
-
+# %% ../nbs/13_export.ipynb #441e5763
 def _following(ids, x, y, direction, segment):
     "For each edge the number of the next one of its outline, and whether the outline turns there."
     framed = np.pad(ids, 1, constant_values=-1)
@@ -140,7 +140,7 @@ def _following(ids, x, y, direction, segment):
     order = np.argsort(key)
     return order[np.searchsorted(key[order], wanted)], turn != 0
 
-
+# %% ../nbs/13_export.ipynb #92376a19
 def _cycles(following):
     "The edges in the order of their outlines, and where each outline begins."
     following = following.tolist()
@@ -236,7 +236,7 @@ def _placed(meta, crs):
             raise InputError(f"crs={crs!r}; expected a name such as 'EPSG:4326'. ({e})") from e
     return moved
 
-
+# %% ../nbs/13_export.ipynb #5370647b
 def _on_the_map(points, transform):
     "Corners (n, 2) in pixels as coordinates, by the equations above."
     a, b, c, d, e, f = transform
@@ -246,7 +246,7 @@ def _on_the_map(points, transform):
 
 def _same_crs(crs, epsg): return epsg is not None and str(crs).upper() == f"EPSG:{epsg}"
 
-
+# %% ../nbs/13_export.ipynb #ab375752
 def needed(
     module: str, # to import
     extra: str, # of dynaseg, which brings it
@@ -297,7 +297,7 @@ class Table(dict):
         more = f"<p>{count} rows, the first {len(shown)} of them shown</p>" if count > len(shown) else ""
         return f"<table><tr>{head}</tr>" + "".join(f"<tr>{line}</tr>" for line in lines) + f"</table>{more}"
 
-
+# %% ../nbs/13_export.ipynb #b27dbfb0
 def table(
     labels: np.ndarray, # (H, W) integers, -1: out
     image: np.ndarray, # (H, W, C) float32 in [0, 1]
@@ -351,7 +351,7 @@ def _pixel_area(place):
     a, b, _, d, e, _ = place.transform
     return abs(a * e - b * d)
 
-
+# %% ../nbs/13_export.ipynb #cf3a9e95
 def _neighbours(numbered):
     "For each segment, numbered from 1, the ids of those that share an edge with it, as text."
     across = np.stack([numbered[:, :-1].ravel(), numbered[:, 1:].ravel()])
@@ -398,7 +398,7 @@ def storable(
     if nodata is None and out.any(): nodata = np.iinfo(kind).max
     return np.where(out, nodata or 0, ids).astype(kind), None if nodata is None else int(nodata)
 
-
+# %% ../nbs/13_export.ipynb #bf089cc0
 def _check_nodata(nodata, labels):
     "Raises `InputError` for what cannot be the number of pixels that are out."
     if nodata is None: return
@@ -441,7 +441,7 @@ def write_tiff(
     tifffile.imwrite(path, stored, byteorder=byteorder, extratags=tags, photometric="minisblack", compression="zlib",
                      metadata=None, software="dynaseg")
 
-
+# %% ../nbs/13_export.ipynb #d97fbef5
 def write_ome(
     labels: np.ndarray, # (H, W) integers, or (Z, H, W) of a stack; -1: out
     path, # .ome.tif
@@ -483,7 +483,7 @@ def coco(
     image = {"id": 1, "width": labels.shape[1], "height": labels.shape[0], "file_name": file_name}
     return {"images": [image], "categories": categories, "annotations": annotations}
 
-
+# %% ../nbs/13_export.ipynb #40c1bf54
 def _run_lengths(numbered):
     "For each number from 1: lengths of the runs of other pixels and its own, in turn, column by column."
     flat = numbered.T.ravel()
@@ -549,7 +549,7 @@ def read_scene(
     place = {name: meta[name] for name in ("georeference", "byteorder", "pixel_size") if name in meta}
     return picture._replace(meta=picture.meta | place | {"path": str(path), "dtype": str(facts.dtype)})
 
-
+# %% ../nbs/13_export.ipynb #5a9a8255
 def _shrunk_scene(source, step, window):
     "The means over squares of step × step pixels (h, w, C), which of them have data, and the facts of the numbers."
     windows = needed("rasterio.windows", "geo", "read_scene")

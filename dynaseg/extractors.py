@@ -143,6 +143,7 @@ def _standardised(level):
     spread, mean = torch.std_mean(level, (2, 3), correction=0, keepdim=True)
     return (level - mean) / (spread + 1e-6) / level.shape[1] ** 0.5
 
+# %% ../nbs/11_extractors.ipynb #d5db34a1
 def known_to(
     net: nn.Module, # from an image to its response map
     x: torch.Tensor, # (1, C, h, w) the image, of a size at which it is to be known

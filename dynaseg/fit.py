@@ -68,6 +68,7 @@ def is_light(
     "Whether a pass of the network over an image is light work, which one thread does best."
     return weights * pixels <= _LIGHT
 
+# %% ../nbs/06_fit.ipynb #5256c92b
 @contextmanager
 def fixed_threads(
     x: torch.Tensor, # (B, C, h, w) the images
@@ -121,6 +122,7 @@ def fit(
         with fixed_threads(x, net): r.backward(gradient[None])
         sgd_step(net.parameters(), velocities, lr, momentum, weight_decay)
 
+# %% ../nbs/06_fit.ipynb #c8d6d9ba
 def _read(net, x, weighting, floor, autocast, hint, valid, **neighbours):
     "(a reading of the network, its response with the way back to the weights, the gradient with respect to it)."
     with precision(x.device, autocast): r = net(x)

@@ -24,21 +24,26 @@ def enlarged(
     "The label map at another size: at each pixel the label with the largest bilinear weight."
     if labels.shape == tuple(size): return labels
     rows, columns = (_between(N, n) for N, n in zip(size, labels.shape))
+    mixed = _mixed(labels)
     result = np.empty(size, labels.dtype)
     for top in range(0, size[0], strip):
         some = slice(top, top + strip)
-        result[some] = _elected(labels, [part[some] for part in rows], columns)
+        result[some] = _elected(labels, mixed, [part[some] for part in rows], columns)
     return result
 
-def _elected(labels, rows, columns):
+# %% ../nbs/10_granularity.ipynb #67d78135
+def _mixed(labels):
+    "(h, w) bool: whether a place, the ones to the right and below, and the one below right have several labels."
+    more = np.pad(labels, ((0, 1), (0, 1)), mode="edge")
+    return (labels != more[:-1, 1:]) | (labels != more[1:, :-1]) | (labels != more[1:, 1:])
+
+def _elected(labels, mixed, rows, columns):
     "The labels at these rows and columns: of the four places around each, the label with the largest weight."
     top, below, v = rows
     left, right, u = columns
-    corners = [np.take(np.take(labels, y, 0), x, 1) for y in (top, below) for x in (left, right)]
-    result = corners[0]
-    mixed = (corners[0] != corners[1]) | (corners[0] != corners[2]) | (corners[0] != corners[3])
-    i, j = mixed.nonzero()
-    ids = np.stack([corner[i, j] for corner in corners])
+    result = np.take(np.take(labels, top, 0), left, 1)
+    i, j = np.take(np.take(mixed, top, 0), left, 1).nonzero()
+    ids = np.stack([labels[y[i], x[j]] for y in (top, below) for x in (left, right)])
     weights = np.stack([(1 - v[i]) * (1 - u[j]), (1 - v[i]) * u[j], v[i] * (1 - u[j]), v[i] * u[j]])
     votes = np.stack([(weights * (ids == own)).sum(0) for own in ids])
     result[i, j] = ids[votes.argmax(0), np.arange(len(i))]
@@ -203,6 +208,7 @@ def joining_levels(
     return (np.where(np.isneginf(level), level, tree.levels[np.maximum(level, 0).astype(np.int64)]) if len(tree.levels)
             else level)
 
+# %% ../nbs/10_granularity.ipynb #e3c32032
 def _attached(tree):
     """(n,) the patch that each patch hangs below, and the merge that hung it there.
 
@@ -239,6 +245,7 @@ def contour_map(
     contours[:-1] = np.maximum(contours[:-1], down)
     return contours
 
+# %% ../nbs/10_granularity.ipynb #45a38f36
 def _border_levels(tree, one, other):
     "The joining level of each pair of neighbours, 0 within a patch."
     levels = np.zeros(one.shape, np.float32)

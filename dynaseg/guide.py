@@ -42,6 +42,7 @@ def read_guide(
     result[guided] = np.unique(labels[guided], return_inverse=True)[1].ravel()
     return result
 
+# %% ../nbs/08_guide.ipynb #4943379b
 def _made(guide, image):
     "What the function makes of a copy of the image."
     name = getattr(guide, "__name__", type(guide).__name__)
@@ -50,6 +51,7 @@ def _made(guide, image):
         raise InputError(f"The guide {name} raised {type(e).__name__}: {e}. It got the image, float32 of shape "
                          f"{image.shape}.") from e
 
+# %% ../nbs/08_guide.ipynb #328fb5c0
 def _as_array(labels):
     if isinstance(labels, torch.Tensor): labels = labels.detach().cpu()
     try: return np.asarray(labels)
@@ -63,6 +65,7 @@ def _not_whole(labels, unguided):
     hint = f" Put {unguided} where it is NaN." if missing else ""
     return f"The guide is {kind} of shape {labels.shape}; expected whole numbers, {unguided} for no guidance.{hint}"
 
+# %% ../nbs/08_guide.ipynb #b0af8ca0
 FORMATS = ("PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG") # of label pictures
 
 def _from_file(path, unguided):

@@ -92,6 +92,7 @@ def quickshift_distances(
         found.append(connected_components(links, directed=False)[1].reshape(parent.shape).astype(np.int64))
     return found
 
+# %% ../nbs/26_hierarchies.ipynb #8b0d410a
 def normalised_cuts(
     image: np.ndarray, # (H, W, C) float32 in [0, 1]
     levels: Sequence[float], # a part is divided further while the cut costs less than this
@@ -136,6 +137,7 @@ MEASURES = {"region": Measures(region_sums, REGION_MEASURES, region_scores),
             "boundary": Measures(boundary_sums, BOUNDARY_MEASURES, boundary_scores)}
 COLUMNS = ("method", "settings", "image", "seed", "seconds", "error", "level", "n_labels")
 
+# %% ../nbs/26_hierarchies.ipynb #34595dfd
 def rows_of_photo(
     record, # of a data set
     family: Family, # the hierarchy
@@ -259,6 +261,7 @@ def _seeds(rows):
     "The rows of each seed."
     return [[row for row in rows if row["seed"] == seed] for seed in sorted({row["seed"] for row in rows})]
 
+# %% ../nbs/26_hierarchies.ipynb #ea5bc24e
 def level_table(
     rows: list[dict], # from `evaluate_levels` or `read_rows`, of one data set
 ) -> str: # Markdown
@@ -297,6 +300,7 @@ def level_differences(
     names = level_scores(_seeds(a)[0])
     return {name: tuple(map(float, values)) for name, *values in zip(names, _difference(tables, whole), low, high)}
 
+# %% ../nbs/26_hierarchies.ipynb #16c1c64b
 def _tables(rows, images):
     "The (score, sums, counts) of each kind of measure, photos in the order of `images`."
     place = {image: i for i, image in enumerate(images)}

@@ -48,6 +48,7 @@ def read_scribbles(
     marks = np.where(scribbles == unmarked, 0, np.searchsorted(names, scribbles) + 1)
     return Scribbles(marks.astype(np.int64), names)
 
+# %% ../nbs/07_hints.ipynb #0447dd6f
 def _colours_of(path):
     "(H, W) int64: the opaque colours of a picture, numbered from 1; 0 where it is transparent."
     from PIL import Image, UnidentifiedImageError

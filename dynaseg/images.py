@@ -247,7 +247,7 @@ def _bare_png(
         at = end
     return b"".join(bare)
 
-
+# %% ../nbs/00_images.ipynb #ed03770c
 def _bare_jpeg(
     data: bytes, # of a JPEG file
     note: bool = False, # whether to keep EXIF, which has the orientation
@@ -261,7 +261,7 @@ def _bare_jpeg(
         at = end
     return b"".join([*bare, data[at:]])
 
-
+# %% ../nbs/00_images.ipynb #55b0d296
 def _patiently(read, source):
     "read(source); where that fails, read(the same PNG or JPEG file without metadata)."
     try: return read(source)
@@ -285,7 +285,7 @@ def _from_photo(
         if depth > 8 and page == 0 and img.mode in ("RGB", "RGBA", "LA"): raw = _all_bits(source, img)
         return raw or _from_pil(img)
 
-
+# %% ../nbs/00_images.ipynb #d55e325a
 def _all_bits(source, img):
     "The picture of a PNG or PPM file with more than 8 bits a band; None where that is not possible."
     data = source.read_bytes() if isinstance(source, Path) else source.getvalue()
@@ -297,7 +297,7 @@ def _all_bits(source, img):
     if a.shape[2] in (2, 4): return _Raw(a[..., :-1], a[..., -1] / np.float32(65535))
     return _Raw(a, None if key is None else np.float32((a != np.asarray(key)).any(-1)))
 
-
+# %% ../nbs/00_images.ipynb #0edc9a3d
 class _Quiet:
     """Without a decoder's remarks on metadata, and on large files that are still allowed.
 
@@ -411,7 +411,7 @@ def _guessed_axes(
                      f"{rows}×{columns} pixels with {bands} bands. "
                      f"Its axes may be swapped. Say which is which: axes={other!r} or axes={own!r}.")
 
-
+# %% ../nbs/00_images.ipynb #c6ce7d15
 def _guessed_flat(shape):
     "Of two axes: YX, unless they seem to be a list of pixels."
     rows, columns = shape
@@ -457,7 +457,7 @@ AXIS_NAMES = {"Y": "y lat latitude row rows height northing",
               "S": "s rgb rgba colour color sample samples",
               "T": "t time times date frame", "Z": "z depth level slice plane altitude elevation"}
 
-
+# %% ../nbs/00_images.ipynb #8b753a2b
 def _letters(
     dims, # names of axes
 ) -> str | None: # None: no rows and columns among them
@@ -476,7 +476,7 @@ def _named_axes(image):
     if dims is None and hasattr(attributes, "get"): dims = attributes.get("_ARRAY_DIMENSIONS")
     return _letters(dims) if isinstance(dims, (tuple, list)) else None
 
-
+# %% ../nbs/00_images.ipynb #441dc3ca
 def _named_nodata(image):
     "The fill value that the attributes of an xarray, or rasterio, name; else None."
     attributes = getattr(image, "attrs", None)
@@ -501,7 +501,7 @@ def _from_tensor(
         raise InputError(f"The tensor ({t.dtype}, on {t.device}) cannot become an array: {e} Expected a tensor that "
                          f"holds numbers.") from e
 
-
+# %% ../nbs/00_images.ipynb #c7741f3f
 def _array_like(image):
     "The image as something with a shape that can be cut: itself, or an array made of it. Raises `InputError`."
     lazy = (isinstance(getattr(image, "dtype", None), np.dtype) and image.dtype != object
@@ -561,7 +561,7 @@ def _cooked(
     alpha, valid = (None if x is None else _upright(x, turn) for x in (raw.alpha, raw.valid))
     return raw._replace(numbers=_upright(raw.numbers, turn), alpha=alpha, valid=valid)
 
-
+# %% ../nbs/00_images.ipynb #216e6a60
 def _without_alpha(raw, ifd):
     "The page with the band apart that is transparency, if one is."
     a, extra = raw.numbers, [int(kind) for kind in ifd.extrasamples]
@@ -604,7 +604,7 @@ def _number(text):
     try: return float(str(text).strip("\0 "))
     except ValueError: return None
 
-
+# %% ../nbs/00_images.ipynb #7717a077
 def _pixel_size(tif):
     "(height, width) and unit as OME or ImageJ note them: a dict, empty where they do not."
     try:
@@ -675,7 +675,7 @@ def _checked_ifd(
     if ifd.compression == 1 and 0 not in ifd.databytecounts and sum(ifd.databytecounts) < needed:
         raise ValueError("the file is cut short")
 
-
+# %% ../nbs/00_images.ipynb #32b2fff2
 def _check_large(pixels, size):
     "Raises for a picture of more pixels than Pillow takes, or of more bytes than 64 for each of them."
     limit = Image.MAX_IMAGE_PIXELS
@@ -683,7 +683,7 @@ def _check_large(pixels, size):
         raise Image.DecompressionBombError(f"Image size ({pixels} pixels, {size} bytes) exceeds limit of "
                                            f"{2 * limit:.0f} pixels, could be decompression bomb DOS attack.")
 
-
+# %% ../nbs/00_images.ipynb #8c9d59d8
 _SLACK = 2**16 # bytes that a strip or tile may take beyond twice what it holds
 _UNPACKERS = {8: zlib.decompressobj, 32946: zlib.decompressobj, 34925: lzma.LZMADecompressor}
 
@@ -705,7 +705,7 @@ def _unpacks_to_more(file, start, length, ifd, most):
     try: return len(_UNPACKERS[ifd.compression]().decompress(file.read(length), most + 1)) > most
     except (zlib.error, lzma.LZMAError, EOFError): return False
 
-
+# %% ../nbs/00_images.ipynb #b4b25fca
 def _check_uncut(ifd, size):
     "Raises if a strip or tile of the picture would lie behind the end of the file."
     ends = [start + length for start, length in zip(ifd.dataoffsets, ifd.databytecounts)]
@@ -804,7 +804,7 @@ def _tiff_stack(
     if not _is_broken(tif): return stack
     return _with_remark(stack, f"The file is damaged behind page {len(tif.pages)}: what follows cannot be found.")
 
-
+# %% ../nbs/00_images.ipynb #8aa0619b
 def _tiff_pages(tif, source, name, axes):
     "See `_tiff_stack`."
     series = [s for s in tif.series if not s.keyframe.subfiletype & 5]
@@ -820,7 +820,7 @@ def _tiff_pages(tif, source, name, axes):
             k -= stack.count
     return _Stack(sum(stack.count for stack in stacks), page, name)
 
-
+# %% ../nbs/00_images.ipynb #50404735
 _MOST_PLANES = 1_000_000 # pages that OME's notes may speak of: tifffile makes a list of them, whatever the file has
 _SIZES = ("SizeX", "SizeY", "SizeZ", "SizeC", "SizeT")
 _COUNTS = ("PlaneCount", "NumPlanes", "FirstZ", "FirstC", "FirstT")
@@ -838,7 +838,7 @@ def _check_planes(notes, ifd):
         most = max(planes, *(int(said.get(name, 0)) for name in _COUNTS))
         if not most <= _MOST_PLANES: raise ValueError(f"its notes speak of {most:.0f} pages")
 
-
+# %% ../nbs/00_images.ipynb #452d4fd1
 def _is_broken(tif):
     "Whether the last picture that was found points to another one."
     at, size = (tif.pages.next_page_offset, tif.tiff.offsetsize) if len(tif.pages) else (0, 0)
@@ -854,7 +854,7 @@ def _with_remark(stack, remark):
         return raw._replace(remarks=(*raw.remarks, remark))
     return stack._replace(page=page)
 
-
+# %% ../nbs/00_images.ipynb #ac06c51d
 def _fresh(source):
     "The path, or the bytes read from their start and by nobody else."
     return source if isinstance(source, Path) else io.BytesIO(source.getvalue())
@@ -881,7 +881,7 @@ def _one_ifd(ifd):
     a = np.moveaxis(a, 0, 2).reshape(height, width, planes * samples)
     return a[..., 0] if a.shape[2] == 1 else a
 
-
+# %% ../nbs/00_images.ipynb #21359445
 def _series_stack(series, axes, source, facts):
     "The pages of one series: of ImageJ, OME, or tifffile itself."
     a = _Series(series, axes)
@@ -916,7 +916,7 @@ def _photo_stack(
         return raw._replace(facts={"axes": own})
     return _Stack(1 if kind == "PSD" else count, page, name, hint=kind != "MPO")
 
-
+# %% ../nbs/00_images.ipynb #96402d6d
 def _pil_stack(img):
     "The frames of a PIL image that is open; the one that is meant is the one it stands at."
     try: count = getattr(img, "n_frames", 1)
@@ -1002,7 +1002,7 @@ def _file_stack(
             return raw
     return stack._replace(page=page)
 
-
+# %% ../nbs/00_images.ipynb #fc2738e7
 def _tiff_or_none(source, name, axes, files):
     "The pictures of a TIFF file; None where tifffile cannot find them, so that Pillow may try."
     with _QUIET:
@@ -1010,7 +1010,7 @@ def _tiff_or_none(source, name, axes, files):
         except InputError: raise
         except Exception: return None # nearly anything, from a broken file
 
-
+# %% ../nbs/00_images.ipynb #8d8100c7
 def _npy_stack(source, axes, name):
     "The pages of an .npy file. Raises for large ones: a disk need not store gigabytes of zeros, nor items of 0 bytes."
     a = _npy(source)
@@ -1052,7 +1052,7 @@ def _opened(
                            f"the file of {len(image)} bytes" + f" {bytes(image)!r}" * (len(image) < 60), axes, files)
     return _array_stack(_array_like(image), own, name="the array", nodata=nodata)
 
-
+# %% ../nbs/00_images.ipynb #9f4c1a7f
 def _content(file):
     "The bytes of an open file from its start, or the array of a rasterio dataset."
     try:
@@ -1082,7 +1082,7 @@ def _is_fill(
     may_be_value = value.ndim > 0 or 0 <= value <= TOPS[-1]
     return same.all(-1) if may_be_value else same.any(-1)
 
-
+# %% ../nbs/00_images.ipynb #e3e00ca7
 def _evident_fill(
     values: np.ndarray, # finite numbers of the pixels that are not out
 ) -> float | None:
@@ -1127,7 +1127,7 @@ def _left(a, out):
     "The numbers of the pixels that are not out."
     return a[~out] if out.any() else a
 
-
+# %% ../nbs/00_images.ipynb #8658f358
 def _mask(
     mask, # an array (H, W), or whatever else is one picture
     size: tuple[int, int], # (H, W) expected
@@ -1154,7 +1154,7 @@ class Picture(NamedTuple):
     # pixel_size, unit
     meta: dict
 
-
+# %% ../nbs/00_images.ipynb #03d76742
 def _checked_range(value_range):
     "(low, high) as floats, or None. Raises `InputError`."
     if value_range is None: return None
@@ -1187,7 +1187,7 @@ def _checked_nodata(nodata):
         raise InputError(f"nodata={nodata!r}; expected a number, one number a band, or False (there is none).") from e
     return numbers.tolist()
 
-
+# %% ../nbs/00_images.ipynb #1c49bb5a
 def _prepared(
     raw: _Raw, # as it is stored
     nodata, # see `read_image`
@@ -1228,7 +1228,7 @@ def _finished(
     facts = {"nodata": None} | raw.facts | meta
     return Picture(pixels, ~out if some else None, facts | {"dtype": str(raw.numbers.dtype), "value_range": low_high})
 
-
+# %% ../nbs/00_images.ipynb #2070c9fb
 def _read_page(image, axes, page, value_range, nodata, mask):
     "See `read_image`; warnings are in `meta['remarks']`."
     chosen = _checked_range(value_range)
@@ -1248,7 +1248,7 @@ def _read_page(image, axes, page, value_range, nodata, mask):
         return _finished(raw, out, chosen or limits(s), path=_path_of(image), page=at + 1, pages=stack.count,
                          remarks=remarks)
 
-
+# %% ../nbs/00_images.ipynb #1bfd05c9
 def _checked_page(page, stack):
     "The page counted from 0. Raises `InputError`."
     if isinstance(page, (int, np.integer)) and not isinstance(page, bool) and 1 <= page <= stack.count:
@@ -1257,7 +1257,7 @@ def _checked_page(page, stack):
     raise InputError(f"page={page!r}; {stack.name} has {stack.count} pages: expected a whole number from 1 to "
                      f"{stack.count}.")
 
-
+# %% ../nbs/00_images.ipynb #27e89e87
 @contextmanager
 def _naming(image, name):
     "Has every `InputError` name the file that the picture is in, if it is in one."
@@ -1340,7 +1340,7 @@ def pages(
             yield _finished(raw, out, shared or limits(s), path=_path_of(image), page=k + 1, pages=stack.count,
                             remarks=remarks)
 
-
+# %% ../nbs/00_images.ipynb #55edfc23
 def _shared_limits(stack, nodata, mask):
     "The range for all pages, and what to tell of it; (None, []) where pages are of different kinds."
     spans = [_prepared(stack.page(k), nodata, mask)[2] for k in range(stack.count)]
@@ -1384,7 +1384,7 @@ def _resized(x, size):
     "(1, C, H, W) at another size."
     return F.interpolate(x, size=size, mode="bilinear", antialias=True)
 
-
+# %% ../nbs/00_images.ipynb #391be314
 def valid_at(
     valid: np.ndarray | None, # (H, W) bool, the pixels with data; None: all
     size: tuple[int, int], # (height, width) of the working resolution
@@ -1409,6 +1409,7 @@ def standardise(
     y = (x - mean) / spread.clamp(min=1e-6)
     return y if valid is None else torch.where(valid, y, 0)
 
+# %% ../nbs/00_images.ipynb #7b3fe5cb
 def nearest_valid(
     valid: np.ndarray, # (h, w) bool, at least one of them True
 ) -> np.ndarray: # (h, w) int64

@@ -38,6 +38,7 @@ def continuity(
         if costs.numel(): means.append(costs.mean()) # one pixel wide: no horizontal neighbours
     return sum(means, r.new_zeros(()))
 
+# %% ../nbs/03_loss.ipynb #e55621c9
 def directions(
     diagonals: bool, # with diagonal neighbours
 ) -> tuple[tuple[int, int], ...]: # rows down, columns to the right
@@ -55,6 +56,7 @@ def ends(
     b = x[..., down:, max(0, right):W + min(0, right)]
     return a, b
 
+# %% ../nbs/03_loss.ipynb #06561653
 def _cost(step, penalty):
     "What steps cost."
     if penalty == "l1": return step.abs()
@@ -131,6 +133,7 @@ def loss_gradient(
             con += _add_steps(*ends(part, down, right), *ends(g, down, right), w, n, penalty=penalty)
     return sim, con, gradient
 
+# %% ../nbs/03_loss.ipynb #95072cff
 def _loss_gradient_over(r, labels, w, valid, penalty, diagonals):
     "The same over the pixels with data and the pairs of them. The gradient is 0 elsewhere."
     kept = r[..., valid][..., None]

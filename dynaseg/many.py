@@ -216,6 +216,7 @@ def read_each(
         except (InputError, FileNotFoundError) as e: raise type(e)(f"images[{i}]: {e}") from e
         yield picture
 
+# %% ../nbs/16_many.ipynb #36c8e103
 def _check_many(settings, **counts):
     "Raises `InputError` for what only many photos have to heed."
     if unknown := settings.keys() - SETTINGS.keys():
@@ -280,6 +281,7 @@ def _groups(pictures, checked, batch):
     return ([[whole[k] for k in group] for group in shared]
             + [[i] for i, picture in enumerate(pictures) if picture.valid is not None])
 
+# %% ../nbs/16_many.ipynb #83258ecd
 def timed_prepare(
     picture: Picture, # from `read_image`
     checked: Checked, # the settings, from `check_settings`

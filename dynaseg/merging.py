@@ -80,6 +80,7 @@ def basins(
         return np.zeros(colours.shape[:2], np.int64) # one colour, up to rounding, or an even ramp
     return watershed(slope(colours, crests), minima, connectivity=1).astype(np.int64) - 1
 
+# %% ../nbs/09_merging.ipynb #16b507ca
 def _basins_within(valley, crest, valid):
     "`basins` of the pixels with data. A part of the picture without a minimum is one patch."
     from skimage.measure import label
@@ -142,6 +143,7 @@ def co_occurrence(
 
 RARE = 1e-5 # share of pairs that counts for little: what was seen never or once says nothing yet
 
+# %% ../nbs/09_merging.ipynb #063f3f90
 def surprise(
     soft: np.ndarray, # (h, w, q) softmax of the response map
     sigma: float = 5, # of the windows in which labels are counted, pixels
@@ -225,6 +227,7 @@ def region_graph(
     known = None if maps is None else means(patches, resized(maps, patches.shape))
     return RegionGraph(sizes, np.concatenate(features, 1), inner, edges, _sums(which, len(keys), across), known)
 
+# %% ../nbs/09_merging.ipynb #5adb4078
 def _flat(parts): return np.concatenate([part.ravel() for part in parts])
 
 def _sides(values):
@@ -268,6 +271,7 @@ CONTACT = 0.2 # of the share that the border has of the shorter outline, as a di
 LEAST_CONTACT = 0.02 # is added to that share
 KNOWN = 0.3 # of the distance between the maps of an extractor
 
+# %% ../nbs/09_merging.ipynb #cdd0669e
 class _Regions:
     "Regions and borders while they merge, as tables of sums: to join is to add."
     def __init__(self, graph):
@@ -324,6 +328,7 @@ class _Regions:
         self.origin = np.concatenate([self.origin[rest], self.origin[first]])
         self.ends = np.concatenate([self.ends[rest], self.ends[first]])
 
+# %% ../nbs/09_merging.ipynb #e59b0da6
 def _outline(regions):
     "(m,) sides of pixels on the outline of each region: of four for each pixel, two lie between inner neighbours."
     return 4 * regions[:, 0] - 2 * regions[:, 1]
@@ -345,6 +350,7 @@ class MergeTree(NamedTuple):
     levels: np.ndarray
     small: np.ndarray # (n - 1,) float64, pixels of the smaller of the two parts; inf for parts that do not touch
 
+# %% ../nbs/09_merging.ipynb #b0a3acc6
 def merge_order(
     graph: RegionGraph, # from `region_graph`; pixels without data may cut it into islands
     share: float = 0.01, # of the borders that are looked at in a round: less is closer to one merge at a time
@@ -367,6 +373,7 @@ def merge_order(
     never = np.full(len(bridges), np.inf)
     return MergeTree(np.concatenate([edges, bridges]), np.concatenate([levels, never]), np.concatenate([small, never]))
 
+# %% ../nbs/09_merging.ipynb #8af717af
 def _bridges(edges, n):
     "(k - 1, 2) pairs of patches that connect the k islands which the edges leave."
     from scipy.sparse import coo_array
@@ -395,6 +402,7 @@ def _cheapest(ends, cost, share, n):
     while (target != target[target]).any(): target = target[target] # chains end at one region
     return target, cheap[np.unique(best[joining])]
 
+# %% ../nbs/09_merging.ipynb #5ae854cb
 def _smaller_parts(edges, sizes):
     "Pixels of the smaller part at each merge, by union-find."
     above = list(range(len(sizes)))

@@ -680,6 +680,7 @@ def _f_measure(
     "Their harmonic mean; 0 if both are 0."
     return 2 * precision * recall / np.maximum(precision + recall, 1e-12)
 
+# %% ../nbs/20_metrics.ipynb #962c41b3
 def _average_precision(
     precision: np.ndarray, # (levels,)
     recall: np.ndarray, # (levels,)
@@ -691,6 +692,7 @@ def _average_precision(
     np.maximum.at(best, which, precision)
     return float(np.interp(np.linspace(0, 1, 101), recalls, best, left=0, right=0).sum() / 100)
 
+# %% ../nbs/20_metrics.ipynb #3cbd5443
 BOUNDARY_SCORES = ("boundary ODS", "boundary OIS", "boundary AP")
 
 def boundary_scores(

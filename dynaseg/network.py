@@ -114,6 +114,7 @@ def over_valid(
             if forward is None: del layer.forward
             else: layer.forward = forward
 
+# %% ../nbs/02_network.ipynb #146b3c9e
 def _norm_over(layer, plain, valid, places):
     "The forward pass of a batch norm over the pixels with data."
     def forward(x):
@@ -153,6 +154,7 @@ def labels_at(
         labels[i, j] = _scores_between(scores, i, j, size).max(0).indices
     return labels
 
+# %% ../nbs/02_network.ipynb #d2456956
 def _upper_corner(n, small, device):
     "For each of n pixels: which of `small` lies before its middle, once those are stretched to the same length."
     middle = (torch.arange(n, device=device, dtype=torch.float32) + 0.5) * small / n - 0.5

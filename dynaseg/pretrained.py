@@ -172,6 +172,8 @@ def _cut_short(path):
 
 _ZIP = b"PK\3\4" # what PyTorch's files begin with since 1.6
 _PICKLE = b"\x80" # and before
+
+# %% ../nbs/12_pretrained.ipynb #bd9b74b4
 _LONGEST = 100_000_000 # bytes of a header that the format allows
 _LENGTH = 8 # bytes: a .safetensors file is the length of its header, the header in JSON, and the data
 
@@ -198,6 +200,7 @@ def _data_end(header, data):
         return data + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError): return 0
 
+# %% ../nbs/12_pretrained.ipynb #c8acc2ea
 def _ends_early(path):
     "Whether a file in PyTorch's format from before 1.6, which states no length, breaks off when it is read."
     try: torch.load(path, map_location="cpu", weights_only=True)
@@ -306,6 +309,7 @@ def _created(name, **options):
         raise InputError(f"timm cannot make {name!r} with levels={options.get('out_indices')} ({type(e).__name__}: "
                          f"{e}). Names: timm.list_models().") from e
 
+# %% ../nbs/12_pretrained.ipynb #2ded1c7f
 def _timm_file(name, path):
     "The state dict in a file, made sure to be the network's."
     state = _state_dict(path)
@@ -428,6 +432,7 @@ def _float32():
     try: yield
     finally: torch.set_default_dtype(before)
 
+# %% ../nbs/12_pretrained.ipynb #39b3b532
 def response_net(
     in_channels: int, # C, bands of the image
     M: int = 3, # convolution blocks of the CNN

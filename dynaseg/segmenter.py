@@ -40,7 +40,7 @@ from .guide import guide_at, guide_hint, read_guide, together, too_many
 from .hints import Scribbles, marks_at, read_scribbles, scribble_hint
 from .images import (InputError, check_reading, filled, pages as all_pages, read_image, standardise, to_tensor,
                             valid_at, warn, working_size)
-from .labels import as_rgb, by_area, overlay, regions, writing
+from .labels import area_ranks, as_rgb, by_area, overlay, regions, writing
 from .matching import match_labels
 from .network import labels_at, over_valid
 from .merging import MergeTree, means, resized, shrunk
@@ -81,6 +81,7 @@ class Rule(NamedTuple):
         missed = self.high in (LARGEST, MOST) and isinstance(plain, (int, float)) and plain > self.high
         return f", and at most {self.high:g}" if missed else ""
 
+# %% ../nbs/15_segmenter.ipynb #05042daa
 def whole(
     low: int, # the least that is allowed
     high: int = MOST, # the largest
@@ -137,11 +138,11 @@ def _answer(hierarchy, settings, floor, valid):
 
 def _ordered(labels, of_patch, valid):
     "Ids by falling area, for pixels and patches alike; -1 for pixels without data."
-    ordered = by_area(labels, valid)
-    if of_patch is None: return {"labels": ordered, "of_patch": None}
-    new = np.zeros(max(labels.max(), of_patch.max()) + 1, np.int64)
-    kept = slice(None) if valid is None else valid
-    new[labels[kept].ravel()] = ordered[kept].ravel()
+    if of_patch is None: return {"labels": by_area(labels, valid), "of_patch": None}
+    seen = labels.ravel() if valid is None else labels[valid]
+    new = area_ranks(np.bincount(seen, minlength=max(labels.max(), of_patch.max()) + 1))
+    ordered = new[labels]
+    if valid is not None: ordered[~valid] = -1
     return {"labels": ordered, "of_patch": new[of_patch]}
 
 # %% ../nbs/15_segmenter.ipynb #794b75c3
@@ -400,6 +401,7 @@ def _write_npz(seg, path):
     with open(path, "wb") as file: # given a name, NumPy would append a suffix of its own to some
         np.savez_compressed(file, **arrays, **text, **numbers, **history)
 
+# %% ../nbs/15_segmenter.ipynb #f4c4be40
 def _packed(value):
     "The value as JSON can hold it: bytes, tuples and arrays as a list behind the name of their kind."
     if isinstance(value, dict): return {str(key): _packed(v) for key, v in value.items()}
@@ -419,6 +421,7 @@ def _unpacked(value):
     if kind == "array": return np.array(_unpacked(parts[1]), parts[0])
     return {"tuple": tuple, "list": list}[kind](map(_unpacked, parts))
 
+# %% ../nbs/15_segmenter.ipynb #6ad9a365
 def _compact(image):
     "The same numbers in 8 or 16 bits, where that loses nothing."
     for kind, top in ((np.uint8, 255), (np.uint16, 65535)):
@@ -426,6 +429,7 @@ def _compact(image):
         if (whole / np.float32(top) == image).all(): return whole
     return image
 
+# %% ../nbs/15_segmenter.ipynb #249dbd70
 def _read_npz(path):
     if not Path(path).is_file(): raise FileNotFoundError(f"There is no file {str(path)!r}. Check the path.")
     try:
@@ -482,6 +486,7 @@ class Fitted(NamedTuple):
     reason: str # why it ended
     history: dict[str, np.ndarray] # by iteration
 
+# %% ../nbs/15_segmenter.ipynb #1bce72ed
 def _watch(
     steps: Iterator[Step], # from `fit`
     T: int, # updates expected at most
@@ -669,6 +674,7 @@ def _segmented(picture, checked, progress, callback):
     warn_of_cost(ready)
     return finish(ready, watched(ready, progress, callback))
 
+# %% ../nbs/15_segmenter.ipynb #00299771
 def _each_page(image, checked, progress, callback):
     "The segmentation of each page. Its settings are those that give this page again, up to the numbers of clusters."
     reading = reading_of(checked.settings)
@@ -688,6 +694,7 @@ def _matched(results):
          f"another page.")
     return results
 
+# %% ../nbs/15_segmenter.ipynb #edf5b7f7
 READ_BY = ("axes", "page", "value_range", "nodata", "mask") # the settings of `read_image`
 
 def reading_of(
@@ -724,6 +731,7 @@ class Checked(NamedTuple):
     weighting: Callable[[int], float] # from q' to w
     device: torch.device # where the network will be
 
+# %% ../nbs/15_segmenter.ipynb #57bdb8f6
 def check_settings(
     **given, # of `segment`, all but image, progress and callback
 ) -> Checked:
@@ -779,6 +787,7 @@ def _check_answer(settings):
     asked = [f"{name}={settings[name]}" for name in ("n_segments", "n_clusters", "level") if settings[name] is not None]
     if len(asked) > 1: raise InputError(f"{' and '.join(asked)} ask for different things; expected one of them.")
 
+# %% ../nbs/15_segmenter.ipynb #e549d293
 def _warn_of_idle(settings, given):
     "Warns of settings that were given and have no effect beside the others."
     if settings["only_scribbled"] and settings["scribbles"] is None:
@@ -809,6 +818,7 @@ def _warn_of_other_network(settings, given):
         if given.get(name) not in (None, PRESETS[settings["preset"]][name]):
             warn(f"{name}={given[name]!r} has no effect on this network; it is for features='cnn'.")
 
+# %% ../nbs/15_segmenter.ipynb #217c892a
 def _checked_floor(min_labels, q):
     if min_labels is None or isinstance(min_labels, str) and min_labels == "silhouette": return min_labels
     if isinstance(min_labels, Integral) and not isinstance(min_labels, bool) and 1 <= min_labels < q:
@@ -896,6 +906,7 @@ class Prepared(NamedTuple):
         "The q' that ends the fit; below q, or there would be nothing to merge."
         return min(self.floor or 0, self.checked.settings["q"] - 1)
 
+# %% ../nbs/15_segmenter.ipynb #c2f45425
 def prepare(
     image: np.ndarray, # (H, W, C) from `load_image`
     checked: Checked, # from `check_settings`
@@ -944,6 +955,7 @@ def _hints(ready):
         hints.append(guide_hint(guide, settings["guide_weight"], settings["guide_matching"]))
     return hints
 
+# %% ../nbs/15_segmenter.ipynb #32d12db9
 def watched(
     ready: Prepared, # a photo, from `prepare`
     progress: bool = False, # draw a bar
@@ -968,6 +980,7 @@ class Cost(NamedTuple):
     seconds: float # for all T updates
     memory: float # bytes, at its highest
 
+# %% ../nbs/15_segmenter.ipynb #0498a274
 def forecast(
     ready: Prepared, # a photo, from `prepare`
 ) -> Cost | None: # None for a fit that is short
@@ -986,6 +999,7 @@ def forecast(
     more = pixels / corner[0, 0].numel()
     return Cost(seconds * more * T, memory * more)
 
+# %% ../nbs/15_segmenter.ipynb #323cb484
 def _tried(trial):
     "Seconds of one update, and the bytes that it needs."
     kept = {}
@@ -1011,6 +1025,7 @@ def free_memory(
     except OSError: return None
     return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), None)
 
+# %% ../nbs/15_segmenter.ipynb #64ad5a79
 def announcement(
     cost: Cost, # of a fit
     pixels: int, # that it works at
@@ -1039,6 +1054,7 @@ def _duration(seconds):
     if seconds < 5400: return f"about {round(seconds / 60)} minutes"
     return f"about {round(seconds / 3600)} hours" if seconds >= 9000 else "about 2 hours"
 
+# %% ../nbs/15_segmenter.ipynb #9b48bbdb
 def warn_of_cost(
     ready: Prepared, # a photo, from `prepare`
 ):
@@ -1073,6 +1089,7 @@ def finish(
                         seconds=time.perf_counter() - ready.start, hierarchy=hierarchy, valid=ready.valid,
                         meta=dict(ready.meta))
 
+# %% ../nbs/15_segmenter.ipynb #570fa8ef
 def maps_of(
     net: torch.nn.Module, # from `prepare`
     image: np.ndarray, # (H, W, C)
@@ -1110,6 +1127,7 @@ def _named(labels, names):
     if others.any(): result[others] = max(names.max(), -1) + 1 + by_area(labels[others][None])[0]
     return result
 
+# %% ../nbs/15_segmenter.ipynb #e207ff5a
 def kept_softmax(
     response: torch.Tensor, # (q', h, w) of the labels in use
     image: np.ndarray, # (H, W, C) the photo
@@ -1144,6 +1162,8 @@ TYPES = {"variant": "'fsf', 'scf', 'fixed' or a function", "mu": "a finite numbe
          "guide": "a path, an array or a function",
          "features": "a name, a network or a function", "weights": "'DEFAULT', a path, or None",
          "freeze": "True or False", "device": "a name or a torch.device", "callback": "a function of a `Step`"}
+
+# %% ../nbs/15_segmenter.ipynb #47d53543
 def with_settings_of_segment(
     doc: str | None, # of something that takes the settings of `segment`
 ) -> str:

@@ -31,6 +31,7 @@ class Clip(NamedTuple):
     frames: list[np.ndarray] # (h, w, C) float32 in [0, 1]
     windows: np.ndarray # (n, 4): top, left, height and width of each frame in the photo, pixels
 
+# %% ../nbs/18_sequence.ipynb #33e18977
 def made_clip(
     photo: np.ndarray, # (H, W, C) float32 in [0, 1]
     n: int = 30, # frames
@@ -57,6 +58,7 @@ def made_clip(
         frames.append(np.clip(frame * bright, 0, 1).astype(np.float32))
     return Clip(frames, windows)
 
+# %% ../nbs/18_sequence.ipynb #4076cb0f
 def kept(
     before: np.ndarray, # (h, w) labels of a frame
     after: np.ndarray, # (h, w) labels of another
@@ -138,6 +140,7 @@ def _checked_updates(updates, T):
         raise InputError(f"updates={updates!r}; expected a whole number of at least 0.")
     return int(updates)
 
+# %% ../nbs/18_sequence.ipynb #0670a18b
 def _frames(pictures, settings, checked, updates, inertia, palette):
     "The frames in turn: the network and what was last seen go from one to the next."
     network = last = before = None
@@ -159,6 +162,7 @@ def _frames(pictures, settings, checked, updates, inertia, palette):
                            dict(network.settings), time.perf_counter() - start, hierarchy, of_patch, picture.valid,
                            dict(picture.meta))
 
+# %% ../nbs/18_sequence.ipynb #2fe91c0f
 @torch.inference_mode(False)
 def _soft(network, picture, checked, updates):
     "(h, w, k) float32: the softmax of a frame's outputs after so many updates; joined ones count together."
@@ -173,6 +177,7 @@ def _soft(network, picture, checked, updates):
     soft = kept_softmax(response[network.used.to(response.device)], picture.pixels)
     return soft @ np.eye(network.n_labels, dtype=np.float32)[network.groups]
 
+# %% ../nbs/18_sequence.ipynb #a2815aa6
 def _numbered(palette, number_of, outputs, colours):
     "(outputs in use, their numbers); `number_of` is brought up to date."
     used, features, shares = label_features(outputs, colours)

@@ -103,6 +103,7 @@ def _seconds(f, clock=time.perf_counter):
     f()
     return clock() - start
 
+# %% ../nbs/24_speed.ipynb #da466157
 def update_seconds(
     how: str, # "plain", "plain, memory kept", "fit", or "fit, bfloat16"
     megapixels: float = 0.154, # of the picture
@@ -271,6 +272,7 @@ def figures(
 _LONG = 1000 # updates: what the paper lets a fit take
 _STARTS_WANTED = {"import dynaseg": "0.3 s", "from dynaseg import segment": "", "dynaseg demo": "10 s"}
 
+# %% ../nbs/24_speed.ipynb #c5ba6d95
 def _update_lines(value, plain):
     "The lines of one update: each way to do it, and the arithmetic that it cannot do without."
     rates = [v for (_, unit), v in value.items() if unit == "GFLOP/s"]
@@ -289,6 +291,7 @@ def _update_lines(value, plain):
     of_product = f"{slowest / matrices:.0%} to {fastest / matrices:.0%} of that product"
     return [*lines, ("convolutions", f"{slowest:.0f} to {fastest:.0f} GFLOP/s", of_product, "60%")]
 
+# %% ../nbs/24_speed.ipynb #82fd3ff8
 def _photo_lines(rows):
     "A line for each size of photo."
     seconds = {float(r["size"]): float(r["value"]) for r in rows if r["unit"] == "s"}

@@ -60,6 +60,7 @@ def at_working_size(
     seen = valid_at(picture.valid, size)
     return Picture(resized(picture.pixels, size, picture.valid), None if seen is None else seen.numpy(), picture.meta)
 
+# %% ../nbs/17_together.ipynb #8f131b90
 def on_canvas(
     pictures: Sequence[Picture], # of one number of bands
 ) -> Canvas:
@@ -94,6 +95,7 @@ def keep_statistics(
     for norm in norms: norm.eval()
     return norms
 
+# %% ../nbs/17_together.ipynb #72f38570
 @contextmanager
 def own_statistics(
     norms: Sequence[nn.BatchNorm2d], # from `keep_statistics`
@@ -355,6 +357,7 @@ def fit_together(
     used, groups = groups_of(fitted.response, canvas.image, canvas.valid, checked.settings["n_clusters"])
     return _shared(ready, fitted, used, groups, checked, len(pictures))
 
+# %% ../nbs/17_together.ipynb #59d6029a
 def _shared(ready, fitted, used, groups, checked, photos):
     "The network after its fit, with the statistics of its photos."
     pixels = ready.image if ready.valid is None else ready.image[ready.valid][None]
@@ -388,6 +391,7 @@ def _storable(value):
     "As JSON can hold it; strokes and masks, which belong to the photos of the fit, are left out."
     return value if value is None or isinstance(value, (str, bool, int, float, list, tuple)) else None
 
+# %% ../nbs/17_together.ipynb #35c4ee95
 def _load(path, device):
     if not Path(path).is_file(): raise FileNotFoundError(f"There is no file {str(path)!r}. Check the path.")
     try:
@@ -507,6 +511,7 @@ def _fit_alone(
         shared.palette = palette_of(seg.hierarchy.features, seg.hierarchy.sizes, seg.of_patch)
     return seg, shared
 
+# %% ../nbs/17_together.ipynb #5372f202
 def _named_as(labels, response, seen):
     "The outputs in use, and for each the label that most of its pixels have."
     winners = response.max(0).indices

@@ -7,8 +7,8 @@ __all__ = ['SIDE', 'PHOTOS', 'Path2D', 'LEARNT', 'Runner', 'live', 'to_png', 'th
            'put_picture', 'message', 'row', 'folded_away', 'Panel', 'sample_photo', 'uploaded', 'Photo', 'Knobs',
            'Granularity', 'call', 'path_of', 'picked', 'strokes_map', 'lit', 'mean_colours', 'touched', 'facts',
            'touch_html', 'Pad', 'pen_colour', 'Tools', 'save_pair', 'Answer', 'pen_width', 'Answers', 'LiveView',
-           'ending', 'heard', 'EditButtons', 'Explorer', 'explore', 'Comparison', 'compare', 'colour_groups',
-           'score_curve', 'SilhouetteExplorer', 'silhouette_explorer']
+           'counted', 'ending', 'heard', 'Pictures', 'EditButtons', 'Explorer', 'explore', 'Comparison', 'compare',
+           'colour_groups', 'score_curve', 'SilhouetteExplorer', 'silhouette_explorer']
 
 # %% ../nbs/22_widgets.ipynb #39685a41
 import base64
@@ -118,6 +118,7 @@ def to_png(
     image.save(file, "PNG", compress_level=1) # quick, for a slider that is dragged
     return file.getvalue()
 
+# %% ../nbs/22_widgets.ipynb #7d08e643
 def thinned(
     labels: np.ndarray, # (H, W) integers
     side: int = SIDE, # longest side of the result, pixels, at most
@@ -132,6 +133,7 @@ def _shown_size(size, side=SIDE):
     scale = min(1, side / max(size))
     return tuple(max(1, round(n * scale)) for n in size)
 
+# %% ../nbs/22_widgets.ipynb #4ab693db
 def small_photo(
     image: np.ndarray, # (H, W, C) float32 in [0, 1]
     side: int = SIDE, # longest side of the result, pixels, at most
@@ -356,6 +358,7 @@ _MUS = sorted({*_STEPS, *(mu for mus in MU.values() for mu in mus.values())})
 _VARIANTS = [("FSF: w = q' / mu", "fsf"), ("SCF: w = mu / q'", "scf"), ("fixed: w = mu", "fixed")]
 _RESOLUTIONS = [*((f"{n:,} pixels", n) for n in (5_000, 10_000, 40_000, 160_000)), ("full resolution", 0)]
 
+# %% ../nbs/22_widgets.ipynb #fa1a9678
 class Knobs:
     "The knobs of one fit; `settings()` is what `segment` wants to know."
     def __init__(self):
@@ -408,6 +411,7 @@ _COUNTS = {"as the preset has it": None, "segments": "n_segments", "clusters": "
 _AUTO = -1 # stands for None, which a slider cannot hold
 _LEAST = [("no specks", _AUTO), *((f"{n:,} pixels", n) for n in (0, 10, 30, 100, 300, 1000, 3000, 10_000))]
 
+# %% ../nbs/22_widgets.ipynb #f222b5fb
 class Granularity:
     "Knobs for how many, and how coarse; `settings()` is what `segment` and `seg.at` want to know."
     def __init__(self,
@@ -481,6 +485,7 @@ def path_of(
         raise InputError(f"{text[:40]!r} is no way of a mouse; expected the time, then places: '0 0.25,0.5 0.3,0.5'.")
     return tuple(map(tuple, np.clip(places, 0, 1).tolist()))
 
+# %% ../nbs/22_widgets.ipynb #9855c8f5
 def picked(
     labels: np.ndarray, # (H, W) integers
     x: float, # from 0 (left) to 1 (right)
@@ -534,6 +539,7 @@ def mean_colours(
     ids = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
     return means(ids, rgb.astype(np.float32)).round().astype(np.uint8)[ids]
 
+# %% ../nbs/22_widgets.ipynb #66d29789
 def touched(
     rgb: np.ndarray, # (h, w, 3) uint8, the photo as it is shown
     labels: np.ndarray, # (h, w) integers from 0
@@ -547,6 +553,7 @@ def touched(
     if strokes is None or not strokes.any(): return picture
     return np.where(strokes[..., None] > 0, label_picture(strokes), picture)
 
+# %% ../nbs/22_widgets.ipynb #3fb3ed6c
 def facts(
     seg: Segmentation, # that is shown
     label: int, # in it
@@ -707,7 +714,7 @@ def pen_width(
 LEARNT = "scribbles=scribbles, only_scribbled=True"
 
 class Answers:
-    "The answers of one fit, the newest last."
+    "The answers of one fit, the newest last, and the label that is chosen in it."
     def __init__(self,
         fitted: Segmentation, # what the preset gives
         settings: dict, # of its fit, for `segment`
@@ -715,6 +722,7 @@ class Answers:
         self.fitted = fitted
         self.settings = settings
         self.stack = [Answer(fitted, {})]
+        self.chosen = None
         self._clusters = None
 
     @property
@@ -743,6 +751,11 @@ class Answers:
     ):
         "Forgets all but the fit, and asks it."
         self.stack = [Answer(self.fitted.at(**asked) if asked else self.fitted, asked)]
+        self.chosen = None
+
+    def _add(self, answer):
+        self.stack.append(answer)
+        self.chosen = None
 
     def ask(self,
         asked: dict, # of `seg.at`, or empty
@@ -751,23 +764,36 @@ class Answers:
         if asked == self.last.asked and not (self.last.edits or self.last.learnt): return
         answer = Answer(self.fitted.at(**asked) if asked else self.fitted, asked)
         if len(self.stack) > 1 and not self.last.edits and not self.last.strokes: self.stack.pop()
-        self.stack.append(answer)
+        self._add(answer)
+
+    def choose(self,
+        label: int, # of the newest answer
+    ):
+        "Chooses a label. Raises `InputError` if it is not there."
+        labels = self.last.seg.labels
+        if not (labels == label).any():
+            raise InputError(f"{label} is no label here; expected one from 0 to {labels.max()}.")
+        self.chosen = label
 
     def merge(self,
         a: int, # a label
         b: int, # another
     ):
-        "The two become one."
-        self._edited(self.last.seg.merge(a, b), f".merge({a}, {b})")
+        "The two become one, which is chosen."
+        self._edited(self.last.seg.merge(a, b), f".merge({a}, {b})", a)
 
     def split(self,
         a: int, # a label
     ):
-        "One becomes two."
-        self._edited(self.last.seg.split(a), f".split({a})")
+        "One becomes two, of which one is chosen."
+        self._edited(self.last.seg.split(a), f".split({a})", a)
 
-    def _edited(self, seg, edit):
-        self.stack.append(self.last._replace(seg=seg, edits=self.last.edits + edit, strokes=()))
+    def _edited(self, seg, edit, first):
+        "Adds the answer. Chosen is what lies where `first` began, whatever its number is now."
+        labels = self.last.seg.labels
+        place = np.unravel_index((labels == first).argmax(), labels.shape)
+        self._add(self.last._replace(seg=seg, edits=self.last.edits + edit, strokes=()))
+        self.choose(int(seg.labels[place]))
 
     def draw(self,
         number: int, # of the pen
@@ -776,9 +802,9 @@ class Answers:
         "One more stroke. With two colours or more, the fit is asked for a segmentation that respects them."
         strokes = (*self.last.strokes, (number, path))
         drawn = self.last._replace(strokes=strokes)
-        if drawn.colours < 2: return self.stack.append(drawn)
+        if drawn.colours < 2: return self._add(drawn)
         seg = self.fitted.seeded(self.drawn(strokes))
-        self.stack.append(Answer(seg, self.last.asked, ".seeded(scribbles)", strokes))
+        self._add(Answer(seg, self.last.asked, ".seeded(scribbles)", strokes))
 
     def learn(self,
         image: np.ndarray, # (H, W, C), the photo
@@ -787,7 +813,7 @@ class Answers:
         "One more fit, which sees the strokes. Each pixel gets the number of a pen."
         seg = segment(image, **self.settings, scribbles=self.drawn(), only_scribbled=True, progress=False,
                       callback=callback)
-        self.stack.append(Answer(seg, self.last.asked, strokes=self.last.strokes, learnt=True))
+        self._add(Answer(seg, self.last.asked, strokes=self.last.strokes, learnt=True))
 
     def drawn(self,
         strokes: tuple | None = None, # None: those of the newest
@@ -799,6 +825,7 @@ class Answers:
     def undo(self):
         "Takes a step back, if there is one."
         if len(self.stack) > 1: self.stack.pop()
+        self.chosen = None
 
 # %% ../nbs/22_widgets.ipynb #baa95eb1
 class LiveView:
@@ -837,6 +864,12 @@ class LiveView:
         self.curves.value = curve(counts, "labels in use q'", T, floor) + curve(weights, "weight w", T)
 
 # %% ../nbs/22_widgets.ipynb #56e8996b
+def counted(
+    seg: Segmentation, # an answer
+) -> str:
+    "How many labels of which kind it has."
+    return f"{seg.n_clusters} {seg.kind}"
+
 def ending(
     fitted: Segmentation, # fresh from its fit
 ) -> str:
@@ -853,6 +886,46 @@ def heard(
         warnings.simplefilter("always")
         work()
     return " ".join(str(warning.message) for warning in caught)
+
+# %% ../nbs/22_widgets.ipynb #56e9f75a
+class Pictures:
+    "What is seen of a photo, of a fit that goes on, and of its answers."
+    def __init__(self,
+        drawn: Callable[[Path2D], object], # gets the way of each click or stroke on the left picture
+        failed: Callable[[Exception], object], # told of a text that is no way
+        T: Callable[[], int], # how many updates the curves have room for
+    ):
+        self.left = Pad(drawn, failed)
+        self.live = LiveView(T)
+        self.code = widgets.HTML()
+        self.rows = [row(self.left, self.live.box), self.code]
+
+    def clear(self,
+        image: np.ndarray, # (H, W, C) float32
+    ):
+        "Shows a photo that has no answers yet."
+        self.rgb = small_photo(image)
+        self.left.put(self.rgb, f"{image.shape[0]} × {image.shape[1]}, {image.shape[2]} bands")
+        self.live.clear(self.rgb)
+        self.code.value = ""
+
+    def begin(self):
+        "Shows the photo alone on the left, while a fit goes on."
+        self.left.put(self.rgb, "the photo")
+
+    def show(self,
+        answers: Answers, # of which the newest is drawn
+        number: int = 0, # of the pen in use; 0: none
+    ):
+        "Draws an answer, with the chosen label lit up and the strokes on top."
+        seg, strokes = answers.last.seg, answers.last.strokes
+        labels = thinned(seg.labels)
+        width = pen_width(self.rgb.shape[:2])
+        over = touched(self.rgb, labels, answers.chosen, strokes_map(strokes, labels.shape, width))
+        pen = pen_colour(number) if number else None
+        self.left.put(over, f"{counted(seg)} over the photo", pen, width)
+        put_picture(self.live.picture, mean_colours(labels, self.rgb), f"{counted(seg)}, in their mean colours")
+        self.code.value = f"The same in Python: <code>{escape(answers.code)}</code>"
 
 # %% ../nbs/22_widgets.ipynb #420d8772
 class EditButtons:
@@ -906,33 +979,27 @@ class Explorer(Panel):
         image=None, # anything that `load_image` takes; None: start with a bundled photo
     ):
         self.answers = None
-        self.chosen = None
         self.photo = Photo(image, self.show_photo, self.report)
         self.fit = Knobs()
         self.many = Granularity(self.ask)
         self.tools = Tools(self.show)
-        self.left = Pad(self.touch, self.report)
-        self.view = LiveView(lambda: self.fit.T.value)
-        self.right = self.view.picture
-        self.curves = self.view.curves
-        self.code = widgets.HTML()
+        self.pictures = Pictures(self.touch, self.report, lambda: self.fit.T.value)
         self.edits = EditButtons(self._typed, self.split, self.learn, self.undo, self.save)
-        self.which = self.edits.which
-        self.merge_button = self.edits.merge
-        self.split_button = self.edits.split
-        self.learn_button = self.edits.learn
-        self.undo_button = self.edits.undo
-        self.save_button = self.edits.save
-        shown = [row(*self.tools.buttons, self.which, self.merge_button, self.split_button, self.learn_button),
-                 row(self.left, self.view.box), self.code]
-        super().__init__(self.segment, [self.photo.choice, self.photo.upload, self.fit.preset, *self.many.all], shown,
-                         [self.undo_button, self.save_button], [*self.fit.weight, *self.fit.others])
+        edits = self.edits
+        hands = row(*self.tools.buttons, edits.which, edits.merge, edits.split, edits.learn)
+        super().__init__(self.segment, [self.photo.choice, self.photo.upload, self.fit.preset, *self.many.all],
+                         [hands, *self.pictures.rows], [edits.undo, edits.save], [*self.fit.weight, *self.fit.others])
         self.show_photo(self.photo.image)
 
     @property
     def result(self) -> Segmentation | None:
         "The newest answer; None before the first fit."
         return self.answers.last.seg if self.answers else None
+
+    @property
+    def chosen(self) -> int | None:
+        "The label that is chosen in it, if one is."
+        return self.answers.chosen if self.answers else None
 
     def settings(self) -> dict:
         "Settings for `segment`, as the knobs show them."
@@ -949,29 +1016,27 @@ class Explorer(Panel):
     ):
         "A new photo: whatever stood here is gone."
         self.answers = None
-        self.chosen = None
         self.alert.value = ""
-        self.rgb = small_photo(image)
-        self.left.put(self.rgb, f"{image.shape[0]} × {image.shape[1]}, {image.shape[2]} bands")
-        self.view.clear(self.rgb)
-        self.code.value = ""
+        self.pictures.clear(image)
         self._busy(False)
 
     def segment(self):
         "What Run does: one fit, drawn as it goes on, and then the answer that the knobs ask for."
-        image = self.photo.image
-        settings = self.fit.settings()
         self.answers = None
-        self.chosen = None
-        self.left.put(self.rgb, "the photo")
+        self.pictures.begin()
         self.say("Looking at the colours …")
-        fitted = segment(image, **settings, progress=False, callback=live(self.draw, self.runner.stopping.is_set))
-        answers = Answers(fitted, settings)
-        self.answers = answers
-        self.view.draw_curves(fitted.history["n_labels"], fitted.history["weight"], fitted.floor)
-        notes = heard(lambda: answers.first(self.asked()))
-        self.show()
-        self.say(f"{self._count()} {ending(fitted)}. {notes}")
+        settings = self.fit.settings()
+        fitted = segment(self.photo.image, **settings, progress=False, callback=self._live())
+        self.answers = Answers(fitted, settings)
+        self._ended(heard(lambda: self.answers.first(self.asked())))
+
+    def learn(self):
+        "What *Learn from strokes* does: one more fit, drawn as it goes on."
+        if self.answers and self.answers.last.colours > 1: self.runner.start(self._learn)
+
+    def _learn(self): self._ended(heard(lambda: self.answers.learn(self.photo.image, self._live())))
+
+    def _live(self): return live(self.draw, self.runner.stopping.is_set)
 
     def draw(self,
         step: Step, # the newest
@@ -979,23 +1044,25 @@ class Explorer(Panel):
         weights: list[float], # w so far
     ):
         "One live picture."
-        self.view.draw(step, counts, weights)
+        self.pictures.live.draw(step, counts, weights)
         if not self.runner.stopping.is_set(): self.say(f"update {len(counts) - 1} of at most {self.fit.T.value}")
 
-    def _count(self): return f"{self.result.n_clusters} {self.result.kind}"
+    def _ended(self, notes):
+        "Shows what came of a fit, and how the fit went."
+        history = self.result.history
+        self.pictures.live.draw_curves(history["n_labels"], history["weight"], self.result.floor)
+        self._show_step()
+        self.say(f"{counted(self.result)} {ending(self.result)}. {notes}")
 
     def show(self):
         "Draws the newest answer."
         if not self.answers: return
-        last = self.answers.last
-        labels = thinned(last.seg.labels)
-        width = pen_width(self.rgb.shape[:2])
-        strokes = strokes_map(last.strokes, labels.shape, width)
-        pen = pen_colour(self.tools.number) if self.tools.number else None
-        self.left.put(touched(self.rgb, labels, self.chosen, strokes), f"{self._count()} over the photo", pen, width)
-        put_picture(self.right, mean_colours(labels, self.rgb), f"{self._count()}, in their mean colours")
-        self.code.value = f"The same in Python: <code>{escape(self.answers.code)}</code>"
+        self.pictures.show(self.answers, self.tools.number)
         self._allow(not self.runner.busy)
+
+    def _show_step(self):
+        self.edits.show(self.chosen)
+        self.show()
 
     def change(self,
         step: Callable[[], object], # changes `answers`
@@ -1004,9 +1071,10 @@ class Explorer(Panel):
         if not self.answers or self.runner.busy: return
         with self.reporting():
             notes = heard(step)
-            self._choose(None)
-            self.show()
-            self.say(f"{self._count()}. {notes}")
+            self._show_step()
+            about = f"{counted(self.result)}."
+            if self.chosen is not None: about = facts(self.result, self.chosen, self.answers.clusters)
+            self.say(f"{about} {notes}")
 
     def ask(self):
         "What the knobs for how many do."
@@ -1016,59 +1084,29 @@ class Explorer(Panel):
         path: Path2D, # of the mouse
     ):
         "What a click or a stroke on the picture does."
-        if not self.answers or self.runner.busy: return
-        if self.tools.number: return self.change(lambda: self.answers.draw(self.tools.number, path))
-        self.choose(picked(self.result.labels, *path[0]))
+        if not self.answers: return
+        if self.tools.number: self.change(lambda: self.answers.draw(self.tools.number, path))
+        else: self.choose(picked(self.result.labels, *path[0]))
 
     def choose(self,
         label: int, # to be chosen, or to be merged with the one that is
     ):
         "What a click on a segment does."
-        with self.reporting():
-            if not (self.result.labels == label).any():
-                raise InputError(f"{label} is no label here; expected one from 0 to {self.result.labels.max()}.")
-            first = self.chosen
-            merging = self.merge_button.value and first not in (None, label)
-            if merging: return self._edit(self.answers.merge, first, label)
-            self._choose(label)
-            self.show()
-            self.say(facts(self.result, label, self.answers.clusters))
-
-    def split(self):
-        "What the Split button does."
-        if self.chosen is not None: self._edit(self.answers.split, self.chosen)
-
-    def learn(self):
-        "What *Learn from strokes* does: one more fit, drawn as it goes on."
-        if self.answers and self.answers.last.colours > 1: self.runner.start(self._learn)
-
-    def _learn(self):
-        callback = live(self.draw, self.runner.stopping.is_set)
-        notes = heard(lambda: self.answers.learn(self.photo.image, callback))
-        history = self.result.history
-        self.view.draw_curves(history["n_labels"], history["weight"], self.result.floor)
-        self._choose(None)
-        self.show()
-        self.say(f"{self._count()} {ending(self.result)}. {notes}")
-
-    def _edit(self, step, first, *others):
-        "Merges or splits. The segment that was chosen stays so, whatever its number is now."
-        place = np.unravel_index((self.result.labels == first).argmax(), self.result.labels.shape)
-        before = len(self.answers.stack)
-        self.change(lambda: step(first, *others))
-        if len(self.answers.stack) > before: self.choose(int(self.result.labels[place]))
-
-    def _choose(self, label):
-        self.chosen = label
-        self.edits.show(label)
+        merging = self.edits.merge.value and self.chosen not in (None, label)
+        if merging: self.change(lambda: self.answers.merge(self.chosen, label))
+        else: self.change(lambda: self.answers.choose(label))
 
     def _typed(self):
         "What an id that is typed does."
-        text = self.which.value.strip()
-        if text == ("" if self.chosen is None else str(self.chosen)) or not self.answers: return
+        text = self.edits.which.value.strip()
+        if not self.answers or text == ("" if self.chosen is None else str(self.chosen)): return
         with self.reporting():
             if not text.isdecimal(): raise InputError(f"chosen: {text!r}; expected the id of a label, a whole number.")
             self.choose(int(text))
+
+    def split(self):
+        "What the Split button does."
+        if self.chosen is not None: self.change(lambda: self.answers.split(self.chosen))
 
     def undo(self):
         "What the Undo button does. The knobs move back, too."

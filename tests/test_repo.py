@@ -160,6 +160,15 @@ def test_third_party_imports_are_declared(settings):
 # --- notebooks
 
 @each_notebook
+def test_a_notebook_that_was_opened_alone_says_that_results_are_not_there(path):
+    "Colab opens one notebook, without the files beside it."
+    place = re.compile(r"""Path\(["'](\.\./)?results\b""")
+    for kind, source, _ in cells(path):
+        reads = kind == "code" and place.search(source) and re.search(r"\.open\(|read_rows\(", source)
+        assert not reads or ".exists()" in source, source
+
+
+@each_notebook
 def test_a_notebook_opens_with_title_and_subtitle(path):
     kind, source, _ = next(cells(path))
     lines = source.splitlines()

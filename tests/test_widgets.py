@@ -60,16 +60,16 @@ def pixels(box):
 # --- explore
 
 def test_a_run_to_the_end(panel, photo):
-    assert (pixels(panel.left) == photo).all() and panel.save_button.disabled
+    assert (pixels(panel.pictures.left) == photo).all() and panel.edits.save.disabled
     panel.run_button.click()
     assert panel.wait(60)
     expected = segment(photo, T=10, min_labels=None, progress=False)
     assert (panel.result.labels == expected.labels).all()
-    assert abs(pixels(panel.right) - w.label_picture(expected.labels, photo).astype(int)).max() <= 1
-    assert (pixels(panel.left) == overlay(photo, expected.labels)).all()
+    assert abs(pixels(panel.pictures.live.picture) - w.label_picture(expected.labels, photo).astype(int)).max() <= 1
+    assert (pixels(panel.pictures.left) == overlay(photo, expected.labels)).all()
     assert f"{expected.n_clusters} clusters after" in panel.status.value and not panel.alert.value
-    assert f"labels in use q&#x27;: {expected.history['n_labels'][-1]}<" in panel.curves.value
-    assert panel.stop_button.disabled and not panel.run_button.disabled and not panel.save_button.disabled
+    assert f"labels in use q&#x27;: {expected.history['n_labels'][-1]}<" in panel.pictures.live.curves.value
+    assert panel.stop_button.disabled and not panel.run_button.disabled and not panel.edits.save.disabled
 
 
 def test_the_kernel_is_free_while_it_runs_and_stop_ends_it(endless):
@@ -79,8 +79,8 @@ def test_the_kernel_is_free_while_it_runs_and_stop_ends_it(endless):
     assert time.monotonic() - start < 1
     until(lambda: "update" in panel.status.value)
     assert panel.run_button.disabled and panel.photo.choice.disabled and not panel.stop_button.disabled
-    first = pixels(panel.right)
-    until(lambda: (pixels(panel.right) != first).any())
+    first = pixels(panel.pictures.live.picture)
+    until(lambda: (pixels(panel.pictures.live.picture) != first).any())
     panel.stop_button.click()
     assert panel.wait(30) and panel.result.stop_reason == "interrupted"
     assert "stopped: interrupted" in panel.status.value and not panel.run_button.disabled
@@ -117,7 +117,7 @@ def test_errors_show_in_the_panel_and_the_next_run_clears_them(panel, monkeypatc
         assert panel.wait(30)
     assert seen in panel.alert.value and 'role="alert"' in panel.alert.value
     assert ("Traceback" in panel.alert.value) == traceback
-    assert not panel.run_button.disabled and panel.save_button.disabled
+    assert not panel.run_button.disabled and panel.edits.save.disabled
     panel.run()
     assert panel.wait(60) and not panel.alert.value and panel.result is not None
 
@@ -147,26 +147,27 @@ def test_every_bundled_photo_can_be_chosen(panel):
     for name in w.PHOTOS:
         panel.photo.choice.value = name
         assert not panel.alert.value
-        assert pixels(panel.left).shape[2] == 3 and "press Run" in panel.right.children[1].value
+        assert pixels(panel.pictures.left).shape[2] == 3
+        assert "press Run" in panel.pictures.live.picture.children[1].value
 
 
 def test_choosing_another_photo_forgets_the_result(panel):
     panel.run()
     assert panel.wait(60)
     panel.photo.choice.value = "chelsea"
-    assert panel.result is None and panel.save_button.disabled and not panel.curves.value
+    assert panel.result is None and panel.edits.save.disabled and not panel.pictures.live.curves.value
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture"])
 def test_an_upload_that_is_no_picture(panel, content, photo):
     panel.photo.add(file("holiday.jpg", content))
     assert "&#x27;holiday.jpg&#x27;" in panel.alert.value and "upload.jpg" not in panel.alert.value
-    assert (pixels(panel.left) == photo).all()
+    assert (pixels(panel.pictures.left) == photo).all()
 
 
 def test_uploads_of_one_name_do_not_hide_each_other(panel):
     for side in (40, 50): panel.photo.add(file("a.png", w.to_png(np.zeros((side, side, 3), np.uint8))))
-    assert panel.photo.image.shape == (50, 50, 3) and "50 × 50" in panel.left.children[1].value
+    assert panel.photo.image.shape == (50, 50, 3) and "50 × 50" in panel.pictures.left.children[1].value
     panel.photo.choice.value = min(name for name in panel.photo.choice.options if name.endswith("a.png"))
     assert panel.photo.image.shape == (40, 40, 3)
 
@@ -181,7 +182,7 @@ def test_save_does_not_overwrite(panel, tmp_path, monkeypatch):
     (tmp_path / "overlay.png").write_text("mine")
     panel.run()
     assert panel.wait(60)
-    panel.save_button.click()
+    panel.edits.save.click()
     assert (tmp_path / "overlay.png").read_text() == "mine" and "Saved labels-2.png" in panel.status.value
     assert (np.asarray(Image.open(tmp_path / "labels-2.png")) == panel.result.labels).all()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["labels-2.png", "overlay-2.png", "overlay.png"]
@@ -192,7 +193,7 @@ def test_a_failing_save_says_so(panel, monkeypatch):
     assert panel.wait(60)
     def full(*args): raise OSError(28, "No space left on device")
     monkeypatch.setattr(w, "save_pair", full)
-    panel.save_button.click()
+    panel.edits.save.click()
     assert "No space left on device" in panel.alert.value
 
 
@@ -228,7 +229,7 @@ def hands(fitted_panel):
     panel.answers.first({})
     panel.tools.take(0)
     panel.change(lambda: None)
-    assert not panel.alert.value and panel.undo_button.disabled
+    assert not panel.alert.value and panel.edits.undo.disabled
     return panel
 
 
@@ -236,7 +237,7 @@ def mouse(panel, *places):
     "What the handlers of the picture write: a click, or a stroke, through (x, y) in pixels."
     H, W = panel.result.labels.shape
     way = " ".join(f"{(x + 0.5) / W:.4f},{(y + 0.5) / H:.4f}" for x, y in places)
-    panel.left.path.value = f"{time.monotonic()} {way}"
+    panel.pictures.left.path.value = f"{time.monotonic()} {way}"
 
 
 @pytest.mark.parametrize("preset", SHOWN)
@@ -285,10 +286,10 @@ def test_the_slider_answers_without_a_fit_and_a_drag_is_one_step(hands, monkeypa
         hands.many.n_segments.value = n
         assert hands.result.n_clusters == n
         expected = w.label_picture(hands.result.labels, found.image)
-        assert abs(pixels(hands.right) - expected.astype(int)).max() <= 1
-        assert (pixels(hands.left) == overlay(found.image, hands.result.labels)).all()
+        assert abs(pixels(hands.pictures.live.picture) - expected.astype(int)).max() <= 1
+        assert (pixels(hands.pictures.left) == overlay(found.image, hands.result.labels)).all()
     assert len(hands.answers.stack) == 2
-    hands.undo_button.click()
+    hands.edits.undo.click()
     assert hands.result is found and hands.many.count.value == "as the preset has it"
 
 
@@ -304,12 +305,12 @@ def test_a_click_tells_about_a_segment_and_lights_it_up(hands):
     mouse(hands, (14, 12))
     label = hands.chosen
     labels = hands.result.labels
-    assert label == labels[12, 14] and hands.which.value == str(label)
+    assert label == labels[12, 14] and hands.edits.which.value == str(label)
     inside = labels == label
     own = np.bincount(hands.answers.fitted.labels[inside]).argmax()
     expected = f"segment {label}: {inside.sum()} pixels, {inside.mean():.1%} of the photo, in cluster {own}"
     assert expected in hands.status.value
-    shown = pixels(hands.left)
+    shown = pixels(hands.pictures.left)
     deep = inside.copy()  # not beside another segment: no line runs there
     for axis in (0, 1):
         for shift in (1, -1): deep &= np.roll(inside, shift, axis)
@@ -329,12 +330,12 @@ def test_merge_and_split_and_back(hands):
     a = before.labels[12, 14]
     b = next(b for b in range(5) if b != a and merged(before, a, b))
     mouse(hands, (14, 12))
-    hands.merge_button.value = True
-    hands.which.value = str(b)  # typed: no mouse is needed
+    hands.edits.merge.value = True
+    hands.edits.which.value = str(b)  # typed: no mouse is needed
     joint = hands.result
     assert (joint.labels == before.merge(a, b).labels).all() and joint.n_clusters == 4
-    assert not hands.merge_button.value and joint.labels[12, 14] == hands.chosen
-    hands.split_button.click()
+    assert not hands.edits.merge.value and joint.labels[12, 14] == hands.chosen
+    hands.edits.split.click()
     assert hands.result.n_clusters == 5 and (hands.result.labels == joint.split(joint.labels[12, 14]).labels).all()
     assert hands.answers.code.endswith(f".merge({a}, {b}).split({joint.labels[12, 14]})")
     hands.undo()
@@ -347,16 +348,16 @@ def test_segments_that_do_not_touch_are_not_merged(hands):
     hands.many.n_segments.value = 29
     labels = hands.result.labels
     a, b = next((a, b) for a in range(29) for b in range(a) if not merged(hands.result, a, b))
-    hands.which.value = str(a)
-    hands.merge_button.value = True
-    hands.which.value = str(b)
+    hands.edits.which.value = str(a)
+    hands.edits.merge.value = True
+    hands.edits.which.value = str(b)
     assert "do not touch" in hands.alert.value and hands.result.labels is labels
-    assert hands.chosen == a and hands.merge_button.value  # another neighbour may be chosen
+    assert hands.chosen == a and hands.edits.merge.value  # another neighbour may be chosen
 
 
 @pytest.mark.parametrize("text", ["99", "-1", "one", "1.5"])
 def test_ids_that_are_not_there(hands, text):
-    hands.which.value = text
+    hands.edits.which.value = text
     assert text in hands.alert.value and hands.chosen is None
 
 
@@ -364,7 +365,7 @@ def test_strokes_are_respected_and_taken_back(hands):
     found = hands.result
     hands.tools.take(1)
     mouse(hands, (2, 2), (27, 3))
-    assert hands.result is found and (pixels(hands.left)[2, 5] == w.label_picture(np.array([[1]]))[0, 0]).all()
+    assert hands.result is found and (pixels(hands.pictures.left)[2, 5] == w.label_picture(np.array([[1]]))[0, 0]).all()
     hands.tools.take(2)
     mouse(hands, (12, 14))
     strokes = hands.answers.drawn()
@@ -389,18 +390,18 @@ def test_the_slider_clears_strokes_and_undo_brings_them_back(hands):
 
 
 def test_a_fit_learns_from_the_strokes_and_is_taken_back(hands):
-    assert hands.learn_button.disabled
+    assert hands.edits.learn.disabled
     for number, place in ((1, (2, 2)), (2, (12, 14))):
         hands.tools.take(number)
         mouse(hands, place, (place[0] + 4, place[1]))
     seeded = hands.result
-    assert not hands.learn_button.disabled
-    hands.learn_button.click()
+    assert not hands.edits.learn.disabled
+    hands.edits.learn.click()
     assert hands.wait(60) and not hands.alert.value
     strokes = hands.answers.drawn()
     again = segment(hands.photo.image, **hands.answers.settings, scribbles=strokes, only_scribbled=True, progress=False)
     assert (hands.result.labels == again.labels).all() and set(np.unique(again.labels)) == {1, 2}
-    assert hands.code.value.endswith("scribbles=scribbles, only_scribbled=True)</code>")
+    assert hands.pictures.code.value.endswith("scribbles=scribbles, only_scribbled=True)</code>")
     hands.many.count.value = "clusters"  # the first fit answers
     assert hands.result.n_clusters == 8
     for _ in range(2): hands.undo()
@@ -409,20 +410,20 @@ def test_a_fit_learns_from_the_strokes_and_is_taken_back(hands):
 
 def test_nothing_can_be_touched_before_or_during_a_fit(endless):
     panel, begun = endless
-    panel.left.path.value = "1 0.5,0.5"
-    panel.which.value = "1"
+    panel.pictures.left.path.value = "1 0.5,0.5"
+    panel.edits.which.value = "1"
     panel.many.count.value = "segments"
     panel.undo()
     panel.split()
     assert panel.result is None and panel.chosen is None and not panel.alert.value
     panel.run()
     until(lambda: "update" in panel.status.value)
-    panel.left.path.value = "2 0.5,0.5"
-    assert panel.chosen is None and panel.which.disabled and panel.many.n_segments.disabled
+    panel.pictures.left.path.value = "2 0.5,0.5"
+    assert panel.chosen is None and panel.edits.which.disabled and panel.many.n_segments.disabled
 
 
 def test_a_text_that_is_no_way_is_shown_as_an_error(hands):
-    hands.left.path.value = f"<b> {time.monotonic()}"
+    hands.pictures.left.path.value = f"<b> {time.monotonic()}"
     assert "&lt;b&gt;" in hands.alert.value
 
 

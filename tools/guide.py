@@ -2,7 +2,7 @@
 
 A guide is made from what the first annotator of a BSD500 photo drew, damaged by a known amount; or it is another
 method's labels. It is scored itself, and so is the fit that follows it, against all other annotators: the best overlap
-of each of their segments. Rows go to nbs/results/guide.csv; what the file has is not done again.
+of each of their segments, and covering. Rows go to nbs/results/guide.csv; what the file has is not done again.
 """
 import argparse
 import csv
@@ -11,20 +11,24 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from benchmarks import TWENTY
+from extractors import NOTEBOOK, definitions
 from skimage.segmentation import felzenszwalb
+from sklearn.cluster import KMeans
 
 from dynaseg import segment
 from dynaseg.datasets import BSD500
 from dynaseg.labels import regions
-from dynaseg.metrics import BestOverlap
+from dynaseg.metrics import BestOverlap, segmentation_covering
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "nbs" / "results" / "guide.csv"
 COLUMNS = ("split", "image", "seed", "guide", "amount", "labels", "weight", "method", "regions", "all_sum",
-           "all_count", "seconds")
+           "all_count", "covering", "seconds")
 SPARE = 8  # outputs of the network beyond the labels of the guide
 SEGMENTS = 30  # of the tree, as a guide
+GROUPS = 12  # of what a pretrained network sees, as a guide
 
 
 def joined(truth, share, rng):
@@ -65,6 +69,23 @@ DAMAGE = [("as drawn", "", None), ("joined", 0.5, joined), ("shifted", 4, shifte
           ("flipped", 0.4, flipped), ("missing", 0.5, missing), ("missing", 0.9, missing)]
 
 
+def pretrained_groups(image, seed):
+    """k-means of the maps of EfficientNet-Lite0 at strides 4, 8 and 16, each divided by its spread.
+
+    The network is that of the tutorial on extractors, so its two packages are needed."""
+    x = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+    with torch.no_grad(): levels = NETWORK(x)[1:]
+    size = levels[0].shape[2:]
+    maps = [torch.nn.functional.interpolate(level / level.std(), size, mode="bilinear") for level in levels]
+    pixels = torch.cat(maps, 1)[0].flatten(1).T.numpy()
+    groups = KMeans(GROUPS, n_init=1, random_state=seed).fit_predict(pixels).reshape(size)
+    H, W = image.shape[:2]
+    return groups[np.arange(H) * size[0] // H][:, np.arange(W) * size[1] // W]
+
+
+NETWORK = definitions(NOTEBOOK)["Lite0"]((2, 4, 10)).eval()
+
+
 def guides_of(record, other, seed, alone):
     "(kind, amount, labels) of every guide; alone: the fit without one."
     truth = record.ground_truths[0].astype(int)
@@ -75,17 +96,20 @@ def guides_of(record, other, seed, alone):
     yield "another photo's", "", np.resize(foreign if foreign.shape == truth.shape else foreign.T, truth.shape)
     yield "Felzenszwalb", "", felzenszwalb(record.image, scale=1000, sigma=0.8, min_size=400)
     yield "the tree", SEGMENTS, alone.at(n_segments=SEGMENTS).labels
+    yield "EfficientNet-Lite0", GROUPS, pretrained_groups(record.image, seed)
 
 
 def scored(labels, truths):
-    "(connected regions, sum of the best overlaps, their count)."
+    "(connected regions, sum of the best overlaps, their count, covering by the regions)."
     score = BestOverlap()
     score.update(labels, truths)
-    return regions(labels).max() + 1, f"{score.sums['all']:.5f}", score.counts["all"]
+    parts = regions(labels)
+    covering = segmentation_covering(parts, truths)
+    return parts.max() + 1, f"{score.sums['all']:.5f}", score.counts["all"], f"{covering:.5f}"
 
 
 def rows_of(record, other, seed, weight):
-    "(guide, amount, labels in it, weight, method, regions, sum, count, seconds) of one photo."
+    "(guide, amount, labels in it, weight, method, regions, sum, count, covering, seconds) of one photo."
     truths = record.ground_truths[1:]
     start = time.perf_counter()
     alone = segment(record.image, seed=seed, progress=False)
