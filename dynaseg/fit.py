@@ -128,6 +128,7 @@ def _read(net, x, weighting, floor, autocast, hint, valid, **neighbours):
     with precision(x.device, autocast): r = net(x)
     response = r.detach()[0]
     labels = top = response.max(0).indices # the argmax, four times as fast
+    # marked pixels have the label that was drawn there, in q' and in what is shown; L_sim takes the argmax everywhere
     if hint is not None: labels, more, pull = hint(response, top)
     if valid is not None: labels = labels.masked_fill(~valid, -1)
     q_prime = int((labels if valid is None else labels[valid]).flatten().bincount().count_nonzero())

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOST_JOINED', 'SPECK', 'enlarged', 'joined', 'part_means', 'clustered', 'seeded_cut', 'marked_pixels',
-           'nearest_scribble', 'halved', 'joining_levels', 'contour_map', 'Patchwork', 'most_segments', 'Hierarchy']
+           'nearest_scribble', 'halved', 'joining_levels', 'contour_map', 'Patchwork', 'most_segments', 'narrowed',
+           'Hierarchy']
 
 # %% ../nbs/10_granularity.ipynb #9add1a7a
 from functools import cached_property
@@ -199,14 +200,15 @@ def joining_levels(
     "The level at which the two patches of each pair come into one segment; -inf for a patch and itself."
     above, since = _attached(tree)
     a, b = pairs.T
-    level = np.full(len(pairs), -np.inf)
+    merge = np.full(len(pairs), -1) # the last one on the way of both; -1: a patch and itself
     while (apart := a != b).any():
-        first = apart & (since[a] <= since[b])
+        first = apart & (since[a] <= since[b]) # the side that was hung up earlier goes up
         second = apart & ~first
-        level = np.where(apart, np.minimum(since[a], since[b]), level)
+        merge[apart] = np.minimum(since[a], since[b])[apart]
         a, b = np.where(first, above[a], a), np.where(second, above[b], b)
-    return (np.where(np.isneginf(level), level, tree.levels[np.maximum(level, 0).astype(np.int64)]) if len(tree.levels)
-            else level)
+    level = np.full(len(pairs), -np.inf)
+    level[merge >= 0] = tree.levels[merge[merge >= 0]]
+    return level
 
 # %% ../nbs/10_granularity.ipynb #e3c32032
 def _attached(tree):
@@ -352,6 +354,15 @@ def _to_join(tree, level, min_size, wanted):
     found = int(parts.max()) + 1
     if wanted <= found <= MOST_JOINED: return parts
     return cut(tree, n_segments=max(wanted, min(found, MOST_JOINED)), min_size=min_size)
+
+# %% ../nbs/10_granularity.ipynb #98939168
+def narrowed(
+    soft: np.ndarray, # (h, w, q) softmax of the response map
+    used: np.ndarray, # (k,) ids of labels, or (q,) bool
+) -> np.ndarray: # (h, w, k)
+    "The softmax of some of the labels alone: their shares add up to 1 again."
+    some = soft[..., used]
+    return some / np.maximum(some.sum(-1, keepdims=True), np.finfo(some.dtype).tiny)
 
 # %% ../nbs/10_granularity.ipynb #c0515521
 class Hierarchy(Patchwork):

@@ -276,7 +276,7 @@ class _Regions:
     "Regions and borders while they merge, as tables of sums: to join is to add."
     def __init__(self, graph):
         sizes = graph.sizes[:, None]
-        # pixels, pairs, fine and broad steps, features, those of an extractor
+        # columns: pixels; pairs; fine and broad steps; features (`own`); those of an extractor (`known`)
         known = np.zeros((len(sizes), 0)) if graph.known is None else _in_units(graph.known - graph.known.mean(0))
         self.own = slice(4, 4 + graph.features.shape[1])
         self.known = slice(self.own.stop, self.own.stop + known.shape[1])
@@ -286,6 +286,7 @@ class _Regions:
         self.origin = np.arange(len(graph.edges)) # the border of the graph that this one came from
         pairs, *steps = graph.inner.sum(0) + graph.border[:, :3].sum(0)
         self.typical = np.array(steps) / max(pairs, 1) + 1e-6 # the mean steps of the whole photo
+        # whitening has to know which borders are weak; the cost with the features as they are says it
         cost = self.kappa(self.ends, self.border)
         weak = np.exp(-cost / max(np.median(cost), TINY)) if len(cost) else cost
         self.table[:, self.own] = whitened(graph.features, graph.edges, graph.border[:, 0] * weak) * sizes
@@ -316,7 +317,9 @@ class _Regions:
         self._renew(np.flatnonzero(touched & ~within), ~touched)
 
     def _renew(self, touched, rest):
-        "Adds up the borders of grown regions where two have become one; their costs are computed anew."
+        """Adds up the borders of grown regions where two have become one; their costs are computed anew.
+
+        The order of borders has no meaning."""
         low, high = self.ends[touched].min(1), self.ends[touched].max(1)
         pair = low * len(self.table) + high
         order = np.lexsort((self.cost[touched], pair)) # of borders that become one, the cheapest gives its origin
@@ -388,7 +391,7 @@ TYPICAL = 0.9 # share of the merges that stay below level 1
 
 def _cheapest(ends, cost, share, n):
     """For each of n regions the one that it joins in this round (most: itself), and the borders that go, the cheapest
-    first."""
+    first: one for each region that joins another."""
     k = int(np.ceil(share * len(cost)))
     cheap = np.argpartition(cost, k - 1)[:k]
     cheap = cheap[np.lexsort((cheap, cost[cheap]))]
@@ -399,7 +402,8 @@ def _cheapest(ends, cost, share, n):
     target[joining] = ends[cheap[best[joining]]].sum(1) - joining # the region on the other side
     mutual = target[target[joining]] == joining
     target[joining] = np.where(mutual, np.minimum(joining, target[joining]), target[joining])
-    while (target != target[target]).any(): target = target[target] # chains end at one region
+    # along a chain each border is cheaper than the one before, so it ends, at a region that names itself
+    while (target != target[target]).any(): target = target[target]
     return target, cheap[np.unique(best[joining])]
 
 # %% ../nbs/09_merging.ipynb #5ae854cb

@@ -857,7 +857,7 @@ def _clustered(on, image, valid, net, x, seen):
 
 def _floor(pixels, settings):
     phase = silhouette_phase(pixels, seed=settings["seed"])
-    at_end = len(phase.ks) > 1 and phase.opt_nC == phase.ks[-1] and phase.opt_nC == K_MAX
+    at_end = phase.end == "upper" or phase.opt_nC == K_MAX # 26 colours: that floor would end the fit at once
     return int(phase.ks[0]) if at_end and settings["preset"] not in PUBLISHED else phase.opt_nC
 
 K_MAX = signature(silhouette_phase).parameters["k_max"].default

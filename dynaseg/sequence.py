@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from .fit import fit, kept_memory
-from .granularity import Hierarchy
+from .granularity import Hierarchy, narrowed
 from .images import InputError, filled
 from .many import read_each
 from .matching import THRESHOLD, Palette, label_features, renumbered
@@ -156,6 +156,7 @@ def _frames(pictures, settings, checked, updates, inertia, palette):
         before = hierarchy.colours
         used, numbers = _numbered(palette, number_of, last, before)
         of_patch = renumbered(outputs, used, numbers)
+        hierarchy.soft = narrowed(hierarchy.soft, used) # what is asked of the frame later is about its own labels
         labels = hierarchy.at_pixels(of_patch)
         if picture.valid is not None: labels = np.where(picture.valid, labels, -1)
         yield Segmentation(labels, picture.pixels, network.floor, network.stop_reason, network.history,

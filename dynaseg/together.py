@@ -28,7 +28,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from .fit import Step, fixed_threads, precision
-from .granularity import Hierarchy, joined, part_means
+from .granularity import Hierarchy, joined, narrowed, part_means
 from .images import (InputError, Picture, filled, read_image, standardise, to_tensor, valid_at, warn,
                             working_size)
 from .labels import writing
@@ -273,6 +273,8 @@ class SharedNetwork:
         if settings["cluster_level"]:
             of_patch = _of_patches(hierarchy, self.groups, self.palette, settings)
             labels = hierarchy.at_pixels(of_patch)
+            if self.palette is None: # what is asked of the result later is about the labels of this photo
+                hierarchy.soft = narrowed(hierarchy.soft, np.isin(self.groups, of_patch))
         else:
             of_patch = None
             labels = self.groups[labels_at(response, picture.pixels.shape[:2]).cpu().numpy()]

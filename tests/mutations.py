@@ -1,4 +1,4 @@
-"""Faults put into the code by hand, one at a time, to see whether the tests of that module notice: (module, text, what
+"""Edits that make the code wrong, one at a time, to see whether the tests of that module notice: (module, text, what
 takes its place).
 
 Each text stands exactly once in its module; `python tools/mutations.py` says so where it does not. What is not here on
@@ -113,8 +113,8 @@ EDITS = [
     ("fit", "every < 1:", "every < 0:"),
     ("fit", "self.seen % self.every == 0", "self.seen % self.every == 1"),
     # label maps
-    ("labels", 'np.argsort(-counts, kind="stable")', 'np.argsort(counts, kind="stable")'),
-    ("labels", 'np.argsort(-counts, kind="stable")', 'np.argsort(counts, kind="stable")[::-1]'),
+    ("labels", 'np.argsort(-areas, kind="stable")', 'np.argsort(areas, kind="stable")'),
+    ("labels", 'np.argsort(-areas, kind="stable")', 'np.argsort(areas, kind="stable")[::-1]'),
     ("labels", "0 <= labels.min() and ", ""),
     ("labels", "connectivity=1", "connectivity=2"),
     ("labels", "background=-1, connectivity", "background=0, connectivity"),

@@ -1,4 +1,4 @@
-"""The tests notice faults that are put into the code: six of the list, always the same ones.
+"""The tests notice edits that make the code wrong: six of the list, always the same ones.
 
 `python tools/mutations.py` tries all of them."""
 import csv

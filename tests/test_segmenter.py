@@ -33,6 +33,7 @@ from dynaseg.labels import NO_DATA, by_area, overlay
 from dynaseg.network import labels_at
 from dynaseg.granularity import Hierarchy
 from dynaseg.pretrained import response_net
+from dynaseg.silhouette import SilhouettePhase
 from dynaseg.segmenter import MU, NEEDS_GUIDE, PRESETS, check_settings
 from partitions import flood, sets
 
@@ -317,6 +318,16 @@ def test_a_best_number_at_the_end_of_the_range_is_no_floor(quick):
     assert silhouette_phase(load_image(image)).opt_nC == 26
     assert segment(image, **quick | dict(q=40)).floor == 3
     assert segment(image, preset="paper", **quick | dict(q=40)).floor == 26
+
+
+@pytest.mark.parametrize("best, end, floor", [(24, "", 24), (25, "upper", 3), (26, "upper", 3), (26, "", 3)])
+def test_where_a_best_number_is_near_the_end(quick, monkeypatch, best, end, floor):
+    "A curve that rises to its end may have its best value a step before it."
+    phase = SilhouettePhase(np.arange(3, 27), np.zeros(24), best, end)
+    monkeypatch.setattr("dynaseg.segmenter.silhouette_phase", lambda pixels, seed: phase)
+    image = np.random.default_rng(0).random((8, 8, 3))
+    assert segment(image, **quick | dict(q=40)).floor == floor
+    assert segment(image, preset="paper", **quick | dict(q=40)).floor == best
 
 
 # --- pixels without data

@@ -310,6 +310,11 @@ def test_a_frame_can_be_asked_on(film):
     assert seg.kind == "clusters" and seg.at(n_segments=3).n_clusters == 3 and seg.at(n_clusters=2).n_clusters == 2
 
 
+def test_clusters_that_are_asked_for_later_are_those_of_the_frame(film):
+    for frame in segment_sequence(film[:2], **SMALL):
+        assert frame.at(min_size=1).n_clusters == frame.n_clusters
+
+
 def test_inside_inference_mode(film):
     with torch.inference_mode(): assert len(list(segment_sequence(film[:2], **SMALL))) == 2
 

@@ -232,6 +232,14 @@ def test_the_result_of_a_photo_can_be_asked_on(scene, quick):
     assert found.at(n_segments=4).n_clusters == 4 and "iterations" in repr(found)
 
 
+def test_clusters_that_are_asked_for_later_are_those_of_the_photo(scene, quick):
+    "The other photo has colours of its own, so the network has labels that are nowhere on this one."
+    net = fit_together([scene, 1 - scene], **quick)
+    found = net.label(scene)
+    assert found.n_clusters < net.n_labels
+    assert found.at(min_size=1).n_clusters == found.n_clusters
+
+
 def test_pixel_by_pixel_under_the_papers_preset(scene, quick):
     net = fit_together([scene, scene[:20]], preset="paper", **quick)
     found = net.label(scene)

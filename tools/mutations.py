@@ -1,4 +1,4 @@
-"""Put the faults of tests/mutations.py into the package, one at a time, and see whether the tests of that module fail.
+"""Make the edits of tests/mutations.py in the package, one at a time, and see whether the tests of that module fail.
 
     python tools/mutations.py                        # all of them, into nbs/results/mutations.csv
     python tools/mutations.py --sample 6 --out x.csv # six of them, drawn with --seed
