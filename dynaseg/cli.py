@@ -18,12 +18,15 @@ import signal
 import sys
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Container
+from contextlib import contextmanager
 from functools import lru_cache, partial, wraps
 from importlib.util import find_spec
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Optional
+from unicodedata import normalize
 
 import typer
 from typer.core import TyperCommand
@@ -64,18 +67,23 @@ def _write(
     nodata: int | None = None, # of label pictures, see `Segmentation.save`
 ):
     "Writes the files of one segmentation: all of them, or none."
-    from dynaseg.labels import write_overlay
+    from dynaseg.labels import naming
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".dynaseg-", dir=folder.parent))
     try:
         for name in files:
-            if name not in ALWAYS: seg.save(draft / name, nodata=nodata if name in PICTURES else None)
-        seg.save_history(draft / "history.csv")
-        write_overlay(seg.image, seg.labels, draft / "overlay.png")
-        (draft / "settings.json").write_text(_recipe(seg.settings), encoding="utf-8")
+            with naming(folder / name, draft / name): _write_file(seg, draft / name, nodata)
         folder.mkdir(exist_ok=True)
         for name in files: os.replace(draft / name, folder / name)
     finally: shutil.rmtree(draft)
+
+def _write_file(seg, path, nodata):
+    "Writes one of the files, by its name."
+    from dynaseg.labels import write_overlay
+    if path.name == "overlay.png": write_overlay(seg.image, seg.labels, path)
+    elif path.name == "history.csv": seg.save_history(path)
+    elif path.name == "settings.json": path.write_text(_recipe(seg.settings), encoding="utf-8")
+    else: seg.save(path, nodata=nodata if path.name in PICTURES else None)
 
 # %% ../nbs/27_cli.ipynb #bc327ec5
 def _check_place(
@@ -111,11 +119,32 @@ def _each(
     try:
         _refuse_to_replace(folder, files, force, settings.get("pages") is not None)
         _check_place(folder)
-        found = segment(_input(image), **settings)
+        found = segment(_read(image, settings), **settings)
         return [_written(seg, name, folder / part, files, nodata) for seg, part in _parts(found)]
     except KeyboardInterrupt: raise typer.Exit(130)
     except Exception as e: # whatever a broken file or a library makes of it: the other images are done all the same
         return [{"image": name, "error": as_options(in_words(e, name))}]
+
+def _read(image, settings):
+    "The picture of a file, read so that it can be interrupted; whatever else `segment` takes as it is."
+    from dynaseg.images import read_image
+    from dynaseg.segmenter import reading_of
+    source = _input(image)
+    if settings.get("pages") is not None or not isinstance(source, Path): return source
+    with _ending_at_once(): return read_image(source, **reading_of(settings))
+
+@contextmanager
+def _ending_at_once():
+    """While it holds, signals end the process without Python, which would wait for the end of a decoder's work.
+
+    Nothing may be half-written meanwhile. The shell sees the same exit codes."""
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in handlers: signal.signal(number, signal.SIG_DFL)
+    try: yield
+    finally:
+        for number, handler in handlers.items(): signal.signal(number, handler)
 
 # %% ../nbs/27_cli.ipynb #747683e3
 def _refuse_to_replace(folder, files, force, in_pages):
@@ -584,12 +613,21 @@ def _folders(images, out):
     """One folder in `out` for each image: by its stem; by its whole name where two have the same stem; by its path
     where names are the same too."""
     stems = [_safe(image.stem) for image in images]
-    names = [_safe(image.name) if stems.count(stem) > 1 else stem for image, stem in zip(images, stems)]
-    same = {name for name in names if names.count(name) > 1}
+    several = _several(stems)
+    names = [_safe(image.name) if _alike(stem) in several else stem for image, stem in zip(images, stems)]
+    same = _several(names)
     if not same: return [out / name for name in names]
     paths = [Path(os.path.abspath(image)) for image in images]
     above = Path(os.path.commonpath([path.parent for path in paths]))
-    return [out / path.relative_to(above) if name in same else out / name for path, name in zip(paths, names)]
+    return [out / path.relative_to(above) if _alike(name) in same else out / name for path, name in zip(paths, names)]
+
+def _alike(name):
+    "The same text for names that a file system may take for one: in small letters, an accent and its letter together."
+    return normalize("NFC", name).casefold()
+
+def _several(names):
+    "What two or more of the names are alike in."
+    return {name for name, n in Counter(map(_alike, names)).items() if n > 1}
 
 def _safe(name):
     "The name of a folder below another, whatever the file is called."
@@ -908,8 +946,10 @@ def _stdout_works():
     except (OSError, ValueError): return False
     return True
 
-def _fail(text):
-    print(f"error: {text}", file=sys.stderr)
+def _fail(text, beside=True):
+    "Says what ended the command; in JSON as well where that was asked for, unless standard output is what fails."
+    if beside: _say_error(text)
+    else: print(f"error: {text}", file=sys.stderr)
     sys.stdout = open(os.devnull, "w") # or Python would try once more
     sys.exit(1)
 
@@ -937,12 +977,15 @@ def main():
     except OSError as e:
         # a stream has no name
         if e.filename is not None: _fail(f"{e.filename!r}: {e.strerror}.")
-        _fail(f"standard output cannot be written to ({e.strerror}). The files of finished images are whole.")
+        _fail(f"standard output cannot be written to ({e.strerror}). {_WHOLE}", beside=False)
+    except MemoryError: _fail("there is not enough memory.")
     except ImportError as e:
         said = " ".join(str(e).split())
         _fail(f"a library cannot be loaded ({said}). Is the installation whole, and is there memory?")
     finally:
-        if not _stdout_works(): _fail("standard output cannot be written to. The files of finished images are whole.")
+        if not _stdout_works(): _fail(f"standard output cannot be written to. {_WHOLE}", beside=False)
+
+_WHOLE = "The files of finished images are whole."
 
 # %% ../nbs/27_cli.ipynb #33749166
 def _ran():

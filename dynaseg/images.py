@@ -19,6 +19,7 @@ import warnings
 import zlib
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Callable, NamedTuple, Sequence
 from xml.etree import ElementTree
 
@@ -277,7 +278,7 @@ def _from_photo(
     page: int, # from 0
 ) -> _Raw:
     "One picture of the file, with all its bits where a decoder keeps them."
-    with _quiet(), Image.open(source) as img:
+    with _QUIET, Image.open(source) as img:
         if page: img.seek(page)
         depth = _depth(img)
         raw = None
@@ -297,17 +298,43 @@ def _all_bits(source, img):
     return _Raw(a, None if key is None else np.float32((a != np.asarray(key)).any(-1)))
 
 # %% ../nbs/00_images.ipynb #0edc9a3d
-@contextmanager
-def _quiet():
-    "Without a decoder's remarks on metadata, and on large files that are still allowed."
-    log = logging.getLogger("tifffile")
-    level = log.level
-    log.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally: log.setLevel(level)
+class _Quiet:
+    """Without a decoder's remarks on metadata, and on large files that are still allowed.
+
+    Threads share one list of filters and one log: the first that enters sets them, the last that leaves sets them
+    back."""
+    def __init__(self):
+        self.lock = Lock()
+        self.inside = 0
+
+    def __enter__(self):
+        with self.lock:
+            if not self.inside: self._begin()
+            self.inside += 1
+
+    def __exit__(self, *_):
+        with self.lock:
+            self.inside -= 1
+            if not self.inside: self._end()
+
+    def _begin(self):
+        log = logging.getLogger("tifffile")
+        self.level = log.level
+        log.setLevel(logging.CRITICAL + 1)
+        # of decoders alone: what dynaseg itself warns of in another thread is heard
+        warnings.filterwarnings("ignore", module=_DECODERS)
+        self.filters = warnings.filters
+        self.own = warnings.filters[0]
+
+    def _end(self):
+        logging.getLogger("tifffile").setLevel(self.level)
+        # another thread may have put a list of its own in the place of this one
+        for filters in (self.filters, warnings.filters):
+            if self.own in filters: filters.remove(self.own)
+
+
+_DECODERS = r"(PIL|tifffile|imagecodecs|numpy|dynaseg\.images)\b"
+_QUIET = _Quiet()
 
 # %% ../nbs/00_images.ipynb #img-checked-axes
 def _checked_letters(axes):
@@ -734,18 +761,34 @@ def _stored(
 
     Raises `InputError` where bits would be lost."""
     deep = np.max(ifd.bitspersample) > 8 and ifd.samplesperpixel > 1 or ifd.samplesperpixel > 4
-    why = "its colours are not RGB"
+    why = None
     if ifd.photometric not in _OTHER_COLOURS or deep and ifd.photometric != 5:
         try: return _cooked(read(), ifd)
+        except NotImplementedError as e: raise InputError(_odd_bits(ifd)) from e
         except ValueError as e: why = e
-    if ifd.compression == 1 and ifd.photometric not in _OTHER_COLOURS: raise ValueError(why) # nothing was packed
-    packed = tifffile.COMPRESSION(ifd.compression).name
+    if ifd.compression == 1 and why is not None: raise ValueError(why) # nothing was packed
     if deep and ifd.photometric != 5 or not alone or isinstance(ifd.index, tuple):
-        raise InputError(f"It cannot be decompressed ({packed}: {why}). pip install imagecodecs, which can; or save it "
-                         f"without compression or with deflate.")
-    with _quiet(), Image.open(_fresh(source)) as img:
+        raise InputError(_other_colours(ifd) if why is None else _packed(ifd, why))
+    with _QUIET, Image.open(_fresh(source)) as img:
         img.seek(ifd.index)
         return _from_pil(img)._replace(facts=_tiff_facts(ifd))
+
+
+def _odd_bits(ifd):
+    bits = np.max(ifd.bitspersample)
+    return (f"Its numbers have {bits} bits each, which tifffile reads with imagecodecs alone: pip install imagecodecs; "
+            "or save it with 8 or 16 bits a band.")
+
+
+def _other_colours(ifd):
+    name = tifffile.PHOTOMETRIC(ifd.photometric).name
+    return (f"Its colours are not RGB ({name}): they are understood in a file of one picture only. Save each page as a "
+            "file of its own, or the file in RGB.")
+
+
+def _packed(ifd, why):
+    return (f"It cannot be decompressed ({tifffile.COMPRESSION(ifd.compression).name}: {why}). pip install "
+            "imagecodecs, which can; or save it without compression or with deflate.")
 
 # %% ../nbs/00_images.ipynb #img-tiff-stack
 def _tiff_stack(
@@ -861,7 +904,7 @@ def _photo_stack(
 ) -> _Stack:
     "The frames of a photo or an animation. The second picture that phones hide in a JPEG does not make it a stack."
     def frames(source):
-        with _quiet(), Image.open(source) as img:
+        with _QUIET, Image.open(source) as img:
             if img.format in _DRAWINGS: raise InputError(_ADVICE["vector"])
             return img.format, getattr(img, "n_frames", 1)
     kind, count = _patiently(frames, source)
@@ -880,7 +923,7 @@ def _pil_stack(img):
     except Exception: count = 1
     here = img.tell()
     def page(k):
-        with _in_words("the PIL image"), _quiet():
+        with _in_words("the PIL image"), _QUIET:
             if k != here: img.seek(k)
             raw = _from_pil(img)
             if k != here: img.seek(here)
@@ -953,7 +996,7 @@ def _file_stack(
         stack = stack or _with_remark(_photo_stack(source, name, axes),
                                       "The file is damaged: perhaps not all of its pictures were found.")
     def page(k):
-        with _in_words(*words), _quiet():
+        with _in_words(*words), _QUIET:
             raw = stack.page(k)
             if raw.numbers.size == 0: raise ValueError("no pixels in it")
             return raw
@@ -962,7 +1005,7 @@ def _file_stack(
 # %% ../nbs/00_images.ipynb #fc2738e7
 def _tiff_or_none(source, name, axes, files):
     "The pictures of a TIFF file; None where tifffile cannot find them, so that Pillow may try."
-    with _quiet():
+    with _QUIET:
         try: return _tiff_stack(source, name, axes, files)
         except InputError: raise
         except Exception: return None # nearly anything, from a broken file

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['NO_DATA', 'by_area', 'area_ranks', 'regions', 'label_colours', 'as_rgb', 'label_picture', 'overlay', 'show',
-           'write_overlay', 'frame_slider', 'writing']
+           'write_overlay', 'frame_slider', 'writing', 'naming']
 
 # %% ../nbs/01_labels.ipynb #h0000003
 import base64
 import io
 import os
-import tempfile
+
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 
 import numpy as np
 
@@ -241,17 +242,29 @@ def writing(
                               f"--force).")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {str(path.parent)!r} to write {path.name!r} in. Make it first.")
-    fd, draft = tempfile.mkstemp(prefix=".dynaseg-", suffix=path.suffix, dir=path.parent)
-    os.close(fd)
-    try:
-        yield Path(draft)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(draft, 0o666 & ~umask) # mkstemp's files are for the owner alone
-        _to_disk(draft)
-        os.replace(draft, path)
-        _to_disk(path.parent)
-    finally: Path(draft).unlink(missing_ok=True)
+    draft = path.parent / f".dynaseg-{token_hex(8)}{path.suffix}"
+    with naming(path, draft):
+        try:
+            # not by tempfile, whose files are for the owner alone; to ask what others may do would change it for all
+            # threads
+            with open(draft, "xb"): pass
+            yield draft
+            _to_disk(draft)
+            os.replace(draft, path)
+            _to_disk(path.parent)
+        finally: draft.unlink(missing_ok=True)
+
+@contextmanager
+def naming(
+    path: str | os.PathLike, # what is being written
+    draft: str | os.PathLike | None = None, # another name that it has meanwhile
+):
+    "While it holds, an `OSError` of the system that names no file, or the draft, names this one."
+    try: yield
+    except OSError as e:
+        unnamed = e.filename is None or draft is not None and os.fspath(e.filename) == os.fspath(draft)
+        if e.errno is None or not unnamed: raise
+        raise OSError(e.errno, e.strerror, os.fspath(path)) from e
 
 # %% ../nbs/01_labels.ipynb #9889e0ba
 def _to_disk(path):

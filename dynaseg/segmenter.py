@@ -808,8 +808,12 @@ def _warn_of_idle(settings, given):
     _warn_of_other_network(settings, given)
 
 def _warn_of_other_network(settings, given):
-    "Warns of settings of the CNN that were given for another network."
-    if isinstance(settings["features"], str) and settings["features"] == "cnn": return
+    "Warns of settings that were given and are for another network."
+    features = settings["features"]
+    own = callable(features)
+    if given.get("weights", "DEFAULT") is None and (own or features == "cnn"):
+        warn("weights=None has no effect on this network; it is for the ResNets and timm.")
+    if not own and features == "cnn": return
     for name in ("M", "padding", "standardised"):
         if given.get(name) not in (None, PRESETS[settings["preset"]][name]):
             warn(f"{name}={given[name]!r} has no effect on this network; it is for features='cnn'.")
@@ -989,7 +993,9 @@ def forecast(
     corner = ready.x[..., :CORNER, :CORNER]
     trial = ready._replace(net=deepcopy(ready.net), x=corner, floor=None, seen=None, scribbles=None, guide=None,
                            checked=ready.checked._replace(weighting=lambda q_prime: 1.0))
-    with torch.random.fork_rng(enabled=ready.x.device.type != "meta"): seconds, memory = _tried(trial)
+    # a function of the user's own may draw numbers; setting the generator back would repeat those of other threads
+    own = callable(ready.checked.settings["features"]) and ready.x.device.type != "meta"
+    with torch.random.fork_rng(enabled=own): seconds, memory = _tried(trial)
     more = pixels / corner[0, 0].numel()
     return Cost(seconds * more * T, memory * more)
 

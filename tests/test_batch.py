@@ -308,6 +308,7 @@ def test_a_pipe_that_is_called_a_photo_is_left_out_and_named(photos, out, quick)
 def test_a_number_of_workers_that_the_machine_cannot_bear(monkeypatch):
     monkeypatch.setattr(batch, "_cores", lambda: 2)
     assert batch._useful(3, "ab") == 2 and batch._useful(8, "abcdefghijkl") == 8
+    assert batch._useful(100, "abc") == 3  # without a word: there is no work for more
     with pytest.warns(UserWarning, match="workers=100: this machine has 2 cores .* 8 workers run"):
         assert batch._useful(100, range(300)) == 8
 
@@ -489,6 +490,41 @@ def test_results_do_not_depend_on_the_number_of_workers(photos, out, tmp_path, q
     assert results(tmp_path / "one") == results(out)
 
 
+@pytest.mark.parametrize("told, words", [
+    ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK='x'"), ({"RANK": "-1", "WORLD_SIZE": "2"}, "RANK='-1'"),
+    ({"WORLD_SIZE": "0"}, "WORLD_SIZE='0'"), ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 and WORLD_SIZE=2.*from 0 to 1"),
+    ({"LOCAL_WORLD_SIZE": "0"}, "LOCAL_WORLD_SIZE='0'"), ({"LOCAL_WORLD_SIZE": ""}, "LOCAL_WORLD_SIZE=''"),
+])
+def test_numbers_of_processes_that_make_no_sense(photos, out, quick, monkeypatch, told, words):
+    for name, value in told.items(): monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=f"{words}.*torchrun"): segment_folder(photos, out, **quick)
+    assert not out.exists()
+
+
+def test_more_processes_than_images(photos, out, quick, monkeypatch):
+    for name, value in {"RANK": "6", "WORLD_SIZE": "9"}.items(): monkeypatch.setenv(name, value)
+    assert counts(segment_folder(photos, out, **quick)) == (4, 0, 0)  # nobody else came
+
+
+def test_a_rank_without_a_number_of_processes_is_no_rank(monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    assert batch._world() == (0, 1)
+
+
+def test_what_workers_warn_of_is_said_once_and_by_the_process_that_started_them(photos, out, python):
+    Image.fromarray(np.full((20, 30), 1, np.uint8)).save(photos / "dark.png")
+    code = (f"import warnings; from dynaseg.batch import segment_folder\n"
+            f"if __name__ == '__main__':\n"
+            f"    segment_folder({str(photos)!r}, {str(out)!r}, workers=2, progress=False, **{faults.TINY!r},"
+            f" standardised=False, features='cnn', weights=None)")
+    script = photos.parent / "script.py"
+    script.write_text(code)
+    said = subprocess.run([sys.executable, script], capture_output=True, text=True, env=faults.ENVIRONMENT, timeout=300)
+    assert said.returncode == 0, said.stderr
+    for words in ("nearly black", "weights=None has no effect"): assert said.stderr.count(words) == 1, said.stderr
+    assert said.stderr.count("script.py:3: UserWarning") == said.stderr.count("UserWarning"), said.stderr
+
+
 def test_cores_are_shared_out(monkeypatch):
     before = torch.get_num_threads()
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
@@ -629,6 +665,16 @@ def test_what_is_of_ones_own_making_is_never_in_batches(photos, out, quick, size
     assert counts(segment_folder(photos, out, "1.png", batch=4, **quick | own)) == (1, 0, 0) and sizes == []
 
 
+@pytest.mark.parametrize("how", [dict(features="resnet18-stem", weights=None), dict(freeze=True, features=abs),
+                                 dict(same_labels=True)])
+def test_a_number_of_photos_at_once_that_has_no_effect_is_said(photos, out, quick, how):
+    sharing = how.pop("same_labels", False)
+    work = ("photos", out, ".png", False, {**quick, **how, "p": 4, "q": 4}, 4)
+    with pytest.warns(UserWarning, match="batch=4 has no effect here"):
+        assert batch._Job(*work, batch.Sharing() if sharing else None).batch == 1
+    with pytest.raises(InputError, match="batch=0"): batch._Job(*work[:-1], 0, batch.Sharing() if sharing else None)
+
+
 def test_a_batch_begins_when_it_is_full_or_nobody_else_can_come(photo, quick):
     checked = check_settings(**{name: value for name, value in quick.items() if name != "progress"})
     ready, fits = prepare(load_image(photo), checked), Fits(checked, 2, threading.Event())
@@ -675,6 +721,44 @@ def test_reading_is_ahead_by_two_and_no_more():
         assert future.result() == name == n
         time.sleep(0.05)
         assert len(read) == min(9, n + 3)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_run_that_is_to_end_does_not_wait_for_a_file(photos, out, quick, monkeypatch, n):
+    "Nor does the program wait for the thread that reads: a decoder may take minutes."
+    inside, end = threading.Event(), threading.Event()
+    def slow(*args, **kwargs):
+        inside.set()
+        end.wait(60)
+    def interrupt():
+        inside.wait(60)
+        signal.raise_signal(signal.SIGINT)
+    monkeypatch.setattr(batch, "read_image", slow)
+    monkeypatch.setattr(batch, "in_hand", lambda checked: n)
+    threading.Thread(target=interrupt).start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt): segment_folder(photos, out, **quick)
+    assert time.monotonic() - start < 30 and not end.is_set()
+    def busy(): return [t for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
+    while busy() and time.monotonic() - start < 30: time.sleep(0.05)
+    assert not busy() and not end.is_set()
+    end.set()
+
+
+def test_a_file_that_takes_long_to_read_is_named(photos, out, quick, monkeypatch):
+    said, named = [], threading.Event()
+    def hear(text):
+        said.append(text)
+        named.set()
+    read = batch.read_image
+    def slow(path, **how):
+        if path.name == "10.png": assert named.wait(60)
+        return read(path, **how)
+    monkeypatch.setattr(batch, "SLOW", 0.3)
+    monkeypatch.setattr(batch, "warn", hear)
+    monkeypatch.setattr(batch, "read_image", slow)
+    assert counts(segment_folder(photos, out, **quick)) == (4, 0, 0)
+    assert len(said) == 1 and said[0].startswith("10.png: it has been read for 0.3 seconds now")
 
 
 def test_what_reading_raises_comes_with_its_name():

@@ -20,7 +20,7 @@ from PIL import Image
 from sklearn.metrics import adjusted_rand_score
 
 from dynaseg import segment
-from dynaseg.cli import FILES, NOT_OPTIONS, _option_name, app, demo_command, main, segment_command
+from dynaseg.cli import FILES, NOT_OPTIONS, _folders, _option_name, app, demo_command, main, segment_command
 from dynaseg.labels import overlay
 
 SMALL = ["--M", "1", "--p", "6", "--q", "6", "--T", "2", "--device", "cpu"]
@@ -809,6 +809,41 @@ def test_the_system_s_own_errors_are_a_line(cli, monkeypatch):
     assert code == 1 and err == "error: 'typing.py': Too many open files.\n"
 
 
+@pytest.mark.parametrize("error, words", [(PermissionError(13, "Permission denied", "china.jpg"), "Permission denied"),
+                                          (MemoryError(), "not enough memory"), (ImportError("cut"), "library")])
+def test_an_error_of_the_system_is_a_json_document_when_asked_for(cli, monkeypatch, error, words):
+    def broken(name): raise error
+    monkeypatch.setattr("sklearn.datasets.load_sample_image", broken)
+    code, out, err = cli("demo", "--json")
+    said = json.loads(out)["error"]
+    assert code == 1 and words in said and err == f"error: {said}\n"
+
+
+@posix
+def test_a_file_that_would_be_too_large_is_named(folder):
+    "ulimit -f: a limit on the size of files."
+    import resource
+    def limited(): resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+    said = subprocess.run([sys.executable, "-m", "dynaseg.cli", "segment", "photo.png", "--json", *SMALL],
+                          capture_output=True, text=True, preexec_fn=limited, timeout=300)
+    error = json.loads(said.stdout)["error"]
+    assert said.returncode == 1 and "File too large" in error and "labels.png" in error and ".dynaseg" not in error
+    assert not [name for name in tree(folder) if ".dynaseg" in name]
+    said = subprocess.run([sys.executable, "-m", "dynaseg.cli", "folder", ".", "out", *SMALL],
+                          capture_output=True, text=True, preexec_fn=limited, timeout=300)
+    assert said.returncode == 1 and "File too large" in said.stderr and "'out" in said.stderr, said.stderr
+
+
+def test_a_file_is_named_once_in_its_error(cli, folder):
+    Path("empty.png").touch()
+    Path("broken.png").write_text("no picture")
+    code, out, err = cli("segment", "empty.png", "broken.png", ".", *SMALL)
+    empty, broken, inside = err.splitlines()
+    assert code == 1 and empty == "error: empty.png: it is empty (0 bytes); expected an image file."
+    assert broken.startswith("error: broken.png: it cannot be read as an image")
+    assert inside == "error: .: it is a folder. For all images in it: dynaseg folder '.' OUT"
+
+
 def test_usage_mistakes_are_a_json_document_when_asked_for(cli, folder):
     code, out, err = cli("segment", "photo.png", "--json", "--q", "1")
     assert code == 2 and "--q" in json.loads(out)["error"] and "--q" in err
@@ -838,6 +873,15 @@ def test_images_of_one_name_have_folders_of_their_own(cli, folder, photo):
     Image.fromarray(photo).save("below/photo.png")
     assert cli("segment", "photo.png", "below/photo.png", *FAST)[0] == 0
     for place in ("photo.png", "below/photo.png"): assert (folder / "segments" / place / "labels.png").is_file()
+
+
+@pytest.mark.parametrize("one, other", [("A", "a"), ("caf\u00e9", "cafe\u0301"), ("Stra\u00dfe", "STRASSE")])
+def test_names_that_a_file_system_may_take_for_one_have_folders_of_their_own(one, other):
+    "Apple's and Microsoft's do."
+    images = [Path(f"x/{one}.png"), Path(f"y/{other}.png"), Path("z/b.png")]
+    assert _folders(images, Path("out")) == [Path(f"out/x/{one}.png"), Path(f"out/y/{other}.png"), Path("out/b")]
+    images = [Path(f"{one}.png"), Path(f"{other}.jpg")]
+    assert _folders(images, Path("out")) == [Path(f"out/{one}.png"), Path(f"out/{other}.jpg")]
 
 
 def test_one_image_twice_is_done_once(cli, folder):
@@ -1064,6 +1108,42 @@ def test_an_interruption_anywhere_is_130(cli, folder, monkeypatch, where):
     monkeypatch.setattr(where, with_signature(press))
     code, out, err = cli("segment", "photo.png", *FAST)
     assert code == 130 and "Traceback" not in err and tree(folder) == ["photo.png"]
+
+
+STUCK = """
+import ctypes, signal, sys
+from PIL import Image
+from dynaseg import cli
+def stuck(*args, **more):
+    print("reading", flush=True)
+    mutex = ctypes.create_string_buffer(256)
+    for _ in range(2): ctypes.CDLL(None).pthread_mutex_lock(mutex)  # the second time for ever, whatever signals come
+Image.open = stuck
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv = ["dynaseg", *sys.argv[1:]]
+cli.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs glibc to be stuck")
+@pytest.mark.parametrize("words, number, code", [
+    (["segment", "photo.png"], "SIGINT", -2), (["segment", "photo.png"], "SIGTERM", -15),
+    (["folder", "there", "out"], "SIGINT", 130), (["folder", "there", "out"], "SIGTERM", 143),
+])
+def test_signals_end_it_in_the_middle_of_a_decoder(folder, words, number, code):
+    "A decoder may compute for minutes without a look at signals."
+    (folder / "there").mkdir()
+    (folder / "photo.png").rename(folder / "there" / "photo.png")
+    words = [word.replace("photo.png", "there/photo.png") for word in words]
+    child = subprocess.Popen([sys.executable, "-c", STUCK, *words, *SMALL], stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout.readline() == "reading\n"
+        child.send_signal(getattr(signal, number))
+        out, err = child.communicate(timeout=60)
+        assert child.returncode == code and "Traceback" not in err and not out
+        assert not [name for name in tree(folder) if ".dynaseg-" in name or name.endswith(".labels.png")]
+    finally: child.kill()
 
 
 @posix

@@ -1,4 +1,5 @@
 """The announcement of long fits and of large ones: what it says for given numbers, and what a trial measures."""
+import threading
 import warnings
 
 import numpy as np
@@ -63,6 +64,22 @@ def test_a_trial_moves_neither_the_network_nor_a_generator():
     assert forecast(ready).seconds > 0
     assert all(torch.equal(a, b) for a, b in zip(weights, ready.net.state_dict().values()))
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_the_trial_leaves_random_numbers_to_other_threads(monkeypatch):
+    "The generator is not set back behind the back of somebody who draws meanwhile."
+    torch.manual_seed(3)
+    wanted = torch.rand(2)
+    torch.manual_seed(3)
+    drawn = []
+    def tried(trial):
+        thread = threading.Thread(target=lambda: drawn.append(torch.rand(1)))
+        thread.start()
+        thread.join()
+        return 1.0, 1.0
+    monkeypatch.setattr(segmenter, "_tried", tried)
+    forecast(prepare(noise(CORNER, CORNER), quick(T=10**6)))
+    assert torch.equal(torch.cat([*drawn, torch.rand(1)]), wanted)
 
 
 def test_the_forecast_grows_with_pixels_and_updates(monkeypatch):

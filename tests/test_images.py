@@ -3,8 +3,10 @@ import io
 import logging
 import lzma
 import struct
+import threading
 import warnings
 import zlib
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from PIL import Image
 
 from dynaseg.images import (InputError, MissingFileError, _depth, load_image, pages, read_image, standardise, to_tensor,
                             valid_at,
-                            working_size)
+                            warn, working_size)
 from dynaseg.network import labels_at
 
 RNG = np.random.default_rng(0)
@@ -816,6 +818,73 @@ def test_a_tiff_that_unpacks_into_too_much(tmp_path, monkeypatch):
     data = tiff(DEEP, photometric="rgb", compression="zlib")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", H * W // 2 - 1)
     with pytest.raises(InputError, match="refused.*MAX_IMAGE_PIXELS"): load_image(data)
+
+
+@pytest.fixture
+def slow_opener(tmp_path, photo, monkeypatch):
+    "Begins to read an image in a thread; returns what ends it."
+    Image.fromarray(photo).save(tmp_path / "a.png")
+    opened, gates = Image.open, {}
+    def slow(*args, **kwargs):
+        inside, end = gates[threading.current_thread()]
+        inside.set()
+        end.wait(30)
+        return opened(*args, **kwargs)
+    monkeypatch.setattr(Image, "open", slow)
+    def begin():
+        thread = threading.Thread(target=read_image, args=(tmp_path / "a.png",))
+        inside, end = gates[thread] = threading.Event(), threading.Event()
+        thread.start()
+        assert inside.wait(30)
+        def finish():
+            end.set()
+            thread.join(30)
+        return finish
+    return begin
+
+
+def test_threads_that_read_leave_warnings_and_logs_as_they_were(slow_opener):
+    before, level = list(warnings.filters), logging.getLogger("tifffile").level
+    first, second = slow_opener(), slow_opener()
+    assert logging.getLogger("tifffile").level > logging.CRITICAL
+    first()
+    second()  # the one that began later ends later
+    assert warnings.filters == before and logging.getLogger("tifffile").level == level
+
+
+def test_what_dynaseg_warns_of_is_heard_while_another_thread_reads(slow_opener, monkeypatch):
+    heard = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        monkeypatch.setattr(warnings, "showwarning", lambda message, *where, **more: heard.append(str(message)))
+        finish = slow_opener()
+        warn("the sky falls")
+        finish()
+    assert heard == ["the sky falls"]
+
+
+def of_bits(data, bits):
+    "The TIFF file with another number of bits a band in its header."
+    with tifffile.TiffFile(io.BytesIO(data)) as tif: tag = tif.pages[0].tags[258]
+    return data[:tag.valueoffset] + struct.pack("<H", bits) * tag.count + data[tag.valueoffset + 2 * tag.count:]
+
+
+@pytest.mark.parametrize("how, words", [
+    (dict(photometric="separated"), "not RGB (SEPARATED)"), (dict(photometric="cielab"), "not RGB (CIELAB)"),
+])
+def test_pages_of_other_colours_are_not_told_to_be_packed_otherwise(how, words):
+    bands = 4 if how["photometric"] == "separated" else 3
+    data = tiff(np.zeros((2, 20, 30, bands), np.uint8), **how)
+    with pytest.raises(InputError) as said: read_image(data)
+    assert words in str(said.value) and "in RGB" in str(said.value)
+    assert "compress" not in str(said.value) and "imagecodecs" not in str(said.value)
+
+
+@pytest.mark.skipif(find_spec("imagecodecs") is not None, reason="imagecodecs reads these")
+@pytest.mark.parametrize("bits", [3, 12])
+def test_numbers_of_odd_bits_say_what_to_install(bits):
+    data = of_bits(tiff(np.zeros((20, 30), np.uint16 if bits > 8 else np.uint8)), bits)
+    with pytest.raises(InputError, match=f"{bits} bits each.*pip install imagecodecs.*8 or 16 bits"): read_image(data)
 
 
 def test_tifffile_keeps_its_own_voice_elsewhere():

@@ -293,6 +293,29 @@ def test_what_exists_is_kept_unless_asked(tmp_path):
         with writing(tmp_path / "nowhere" / "table.csv"): pytest.fail("there is no place to write to")
 
 
+def test_an_error_of_the_system_names_what_was_to_be_written(tmp_path):
+    path = tmp_path / "table.csv"
+    for name, known in ((None, str(path)), ("elsewhere.txt", "elsewhere.txt")):
+        with pytest.raises(OSError) as said:
+            with writing(path): raise OSError(27, "File too large", name)
+        assert said.value.filename == known and said.value.strerror == "File too large"
+    with pytest.raises(IsADirectoryError) as said:
+        with writing(path) as draft:
+            draft.unlink()
+            draft.mkdir()
+            try: draft.read_bytes()
+            finally: draft.rmdir()
+    assert said.value.filename == str(path)
+    with pytest.raises(OSError, match="^encoder error$"):  # nothing of the system: it has no number
+        with writing(path): raise OSError("encoder error")
+
+
+def test_writing_does_not_touch_the_umask_which_threads_share(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("another thread may be making a file"))
+    with writing(tmp_path / "a.txt") as draft: draft.write_text("x")
+    assert (tmp_path / "a.txt").read_text() == "x"
+
+
 @pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX's")
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
 def test_a_file_has_the_mode_that_the_umask_leaves(tmp_path, umask):
