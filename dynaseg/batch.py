@@ -995,8 +995,10 @@ def _worker(rank, world, pipe, job, names, allow_pixels):
     Trouble with the output is left to the process that started it, which meets it too."""
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(world))
     say = _sender(pipe)
+    from tqdm import tqdm
     signal.signal(signal.SIGINT, signal.SIG_IGN) # Ctrl-C is for that process as well
     Thread(target=_end_with_parent, daemon=True).start()
+    tqdm.set_lock(RLock()) # by default one of the system's, of which Python says that a worker that was ended leaks it
     if allow_pixels: raise_pixel_limit(allow_pixels)
     try:
         with warnings.catch_warnings(record=True) as caught: # that process has said these

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MOST', 'LARGEST', 'YES_NO', 'TINY', 'PRESETS', 'PUBLISHED', 'NEEDS_GUIDE', 'MU', 'READ_BY', 'RULES', 'SETTINGS',
-           'K_MAX', 'LONG', 'MUCH', 'WORTH_A_TRIAL', 'CORNER', 'ON_TOP', 'MOST_SOFT', 'PRESET_WORDS', 'TYPES', 'Rule',
-           'whole', 'number', 'one_of', 'Segmentation', 'Fitted', 'segment', 'reading_of', 'Checked', 'check_settings',
-           'Prepared', 'prepare', 'steps_of', 'watched', 'Cost', 'forecast', 'free_memory', 'announcement',
-           'warn_of_cost', 'finish', 'maps_of', 'kept_softmax', 'with_settings_of_segment']
+           'K_MAX', 'LONG', 'MUCH', 'WORTH_A_TRIAL', 'CORNER', 'FEWEST', 'ON_TOP', 'MOST_SOFT', 'PRESET_WORDS', 'TYPES',
+           'Rule', 'whole', 'number', 'one_of', 'Segmentation', 'Fitted', 'segment', 'reading_of', 'Checked',
+           'check_settings', 'Prepared', 'prepare', 'steps_of', 'watched', 'Cost', 'forecast', 'free_memory',
+           'announcement', 'warn_of_cost', 'finish', 'maps_of', 'kept_softmax', 'with_settings_of_segment']
 
 # %% ../nbs/15_segmenter.ipynb #be56ef2c
 import base64
@@ -971,6 +971,7 @@ LONG = 60 # seconds, from where on a fit is announced
 MUCH = 0.5 # share of the free memory, from where on it is announced
 WORTH_A_TRIAL = 8_000_000 # pixels times updates, of a fit that may be long: the trial takes 1 % of it at most
 CORNER = 128 # pixels, width and height of the trial
+FEWEST = 5_000 # pixels: no photo is advised to be made smaller than that where fewer updates do as well
 # memory at its highest, by what PyTorch keeps for an update and two more response maps; measured at 160,000 and at
 # 1,000,000 pixels
 ON_TOP = 1.75
@@ -1038,10 +1039,12 @@ def announcement(
     if max(too_long, too_large) <= 1: return ""
     there = f" ({free / 1e9:.1f} GB are free)" if free else ""
     fewer = _rounded_down(pixels / max(too_long, too_large))
-    instead = f"max_pixels={fewer}" + (f" or T={max(1, int(T / too_long))}" if too_long > 1 >= too_large else "")
+    updates = int(T / too_long) if too_long > 1 >= too_large else 0
+    instead = [f"max_pixels={fewer}"] if fewer >= FEWEST or not updates else []
+    if updates: instead.append(f"T={updates}")
     goal = "about a minute" if too_long > too_large else "half of the free memory"
     needs = f"{_duration(cost.seconds)} for {T} updates, and {cost.memory / 1e9:.1f} GB of memory{there}"
-    return f"A fit of {pixels:,} pixels: {needs}. For {goal}: {instead}."
+    return f"A fit of {pixels:,} pixels: {needs}. For {goal}: {' or '.join(instead)}."
 
 def _rounded_down(number):
     "To one digit and zeros behind it."

@@ -35,6 +35,7 @@ def test_how_long_how_much_and_what_instead():
     assert announcement(Cost(70, 12 * GB), 4_000_000, 20, 8 * GB) == (
         "A fit of 4,000,000 pixels: about 70 seconds for 20 updates, and 12.0 GB of memory (8.0 GB are free). For half "
         "of the free memory: max_pixels=1000000.")
+    assert announcement(Cost(600, 1), 4_800, 1000, 16 * GB).endswith("For about a minute: T=100.")
 
 
 @pytest.mark.parametrize("cost, pixels, T, free",
