@@ -1252,7 +1252,7 @@ def test_a_network_without_results_is_taken_up_by_the_same_settings_only(photos,
 
 def test_a_fit_that_fails_leaves_nothing_behind(photos, out, alike, monkeypatch):
     def failing(*args, **more): raise KeyboardInterrupt
-    monkeypatch.setattr(batch.SharedNetwork, "save", failing)
+    monkeypatch.setattr("dynaseg.together.SharedNetwork.save", failing)
     with pytest.raises(KeyboardInterrupt): segment_folder(photos, out, **alike)
     monkeypatch.undo()
     assert [name for name in tree(out) if name != ".dynaseg/lock"] == []

@@ -184,6 +184,7 @@ def test_every_setting_is_an_option_that_names_its_default():
 
 def test_every_option_reaches_the_library(cli, monkeypatch):
     import dynaseg.batch  # before the patch, or it would keep what is patched
+    import dynaseg.cli
     import dynaseg.segmenter
     seen = {}
     def spy(image, **settings):
@@ -191,6 +192,7 @@ def test_every_option_reaches_the_library(cli, monkeypatch):
         raise ValueError("seen")
     monkeypatch.setattr(dynaseg.segmenter, "segment", with_signature(spy))
     monkeypatch.setattr(dynaseg.segmenter, "check_settings", lambda **settings: None)  # not all of these go together
+    monkeypatch.setattr(dynaseg.cli, "_read", lambda image, settings: image)  # this file has no third page
     wanted = dict(preset="paper", n_segments=5, n_clusters=6, level=0.7, min_size=8, variant="scf", mu=40.5,
                   min_labels=3, on="features",
                   features="resnet18-stem", weights="some file.pth", M=2, p=6, q=7, padding="replicate", T=3, lr=0.2,
@@ -914,7 +916,7 @@ def test_each_bad_file_gets_one_line_and_the_others_are_done(cli, folder):
 
 def test_an_address_is_its_own_error(cli, folder):
     code, out, err = cli("segment", "https://a.example/other.png", "photo.png", *FAST)
-    assert code == 1 and out.startswith("photo.png: ") and "'https://a.example/other.png' is an address" in err
+    assert code == 1 and out.startswith("photo.png: ") and "https://a.example/other.png: it is an address" in err
 
 
 def test_a_mistake_in_a_process_of_its_own(process, folder):
