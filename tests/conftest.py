@@ -44,18 +44,15 @@ def pytest_ignore_collect(collection_path, config):
     return True if config.getoption("--library") and collection_path.stem in PROJECT else None
 
 
-# each builds something once, for all its tests: one process takes them all
-TOGETHER = ("test_site", "test_jupyter", "test_package", "test_faults")
-FIRST = ("test_notebooks", "test_mutations")  # a few long tests: at the end one process would wait for the other
+# what takes long comes first: at the end one process would wait for the other
+FIRST = ("test_notebooks", "test_mutations", "test_site", "test_faults", "test_jupyter", "test_package")
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist writes the groups into the names of the tests: it must find them there
 def pytest_collection_modifyitems(items):
-    "What belongs together goes to one process, what takes long comes first (pytest-xdist, `--dist loadgroup`)."
-    for item in items:
-        if item.path.stem in TOGETHER: item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    items.sort(key=lambda item: [item.path.stem in FIRST, item.path.stem in TOGETHER].index(True)
-               if item.path.stem in FIRST + TOGETHER else 2)
+    """The files that take long first. Each file goes to one process (pytest-xdist, `--dist loadfile`), so that what its
+    tests share is built once."""
+    def place(item): return FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST)
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
