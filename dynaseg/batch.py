@@ -1052,8 +1052,9 @@ def _shared(workers, tell, job, names, allow_pixels):
                 except (EOFError, OSError): pipes.remove(pipe) # it has ended
                 else:
                     if not isinstance(said, Warning): tell(*said)
-                    elif str(said) not in heard: warn(said)
-                    heard.add(str(said))
+                    elif str(said) not in heard:
+                        heard.add(str(said))
+                        warn(said)
     finally:
         for process in processes: process.terminate()
         for process in processes: _end(process)
