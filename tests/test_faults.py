@@ -7,7 +7,7 @@ import csv
 import os
 from pathlib import Path
 
-import faults
+import scenarios
 import numpy as np
 import pytest
 
@@ -18,7 +18,7 @@ SHORT = dict(kills=dict(times=6, images=6), steps=dict(times=8, images=2), toget
              torchrun=dict(times=1, images=20), machines=dict(times=1, images=20), full_disk={}, read_only={},
              no_permission={},
              vanishing=dict(times=1), fuzz=dict(times=120), bombing={}, memory=dict(times=150))
-each_scenario = pytest.mark.parametrize("scenario", faults.SCENARIOS, ids=lambda s: s.__name__)
+each_scenario = pytest.mark.parametrize("scenario", scenarios.SCENARIOS, ids=lambda s: s.__name__)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
@@ -26,24 +26,24 @@ each_scenario = pytest.mark.parametrize("scenario", faults.SCENARIOS, ids=lambda
 def test_nothing_is_lost(scenario, request, record_property):
     long = request.config.getoption("--faults") == "long"
     try: tried, remarks = scenario(**{"seed": 0} if long else {"seed": 1} | SHORT[scenario.__name__])
-    except faults.CannotTry as e: pytest.skip(str(e))
+    except scenarios.CannotTry as e: pytest.skip(str(e))
     for name, value in dict(tried=tried, remarks=remarks).items(): record_property(name, value)
     assert tried >= 1
 
 
 def test_a_leak_is_told_from_what_is_loaded_once():
     "A library that is loaded late, and noise; then the same with 100 KB an image."
-    image = np.arange(0, 150, faults.EVERY)
+    image = np.arange(0, 150, scenarios.EVERY)
     once = 450 + 16 * (image > 90) + np.random.default_rng(0).normal(0, 0.3, len(image))
-    assert abs(faults.growth(once)) < 10
-    assert 90 < faults.growth(once + image * 100 / 1024) < 110
+    assert abs(scenarios.growth(once)) < 10
+    assert 90 < scenarios.growth(once + image * 100 / 1024) < 110
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
 def test_a_leak_of_100_kilobytes_an_image_is_noticed():
     try:
-        with pytest.raises(AssertionError, match="KB an image"): faults.memory(**SHORT["memory"], leak=100)
-    except faults.CannotTry as e: pytest.skip(str(e))
+        with pytest.raises(AssertionError, match="KB an image"): scenarios.memory(**SHORT["memory"], leak=100)
+    except scenarios.CannotTry as e: pytest.skip(str(e))
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +52,9 @@ def rows():
 
 
 def test_the_page_shows_a_run_of_all_of_them(rows):
-    assert {row["scenario"]: row["what"] for row in rows} == {s.__name__: faults.what(s) for s in faults.SCENARIOS}
-    assert all(int(row["lost"]) == 0 and int(row["tried"]) > 0 and row["unit"] == faults.COUNTED[row["scenario"]]
+    assert {row["scenario"]: row["what"] for row in rows} == {s.__name__: scenarios.what(s)
+                                                             for s in scenarios.SCENARIOS}
+    assert all(int(row["lost"]) == 0 and int(row["tried"]) > 0 and row["unit"] == scenarios.COUNTED[row["scenario"]]
                for row in rows)
 
 

@@ -1,10 +1,10 @@
 """The repairs of pages, on pages written by hand in the form that Quarto 1.10 gives them (`tests/quarto`)."""
-import importlib.util
 import re
 import shutil
 from pathlib import Path
 
 import pytest
+from scripts import script
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = Path(__file__).resolve().parent / "quarto"
@@ -12,10 +12,7 @@ PAGES = Path(__file__).resolve().parent / "quarto"
 
 @pytest.fixture(scope="module")
 def finish():
-    spec = importlib.util.spec_from_file_location("tools_finish", ROOT / "tools" / "finish.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("finish")
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The script for the hour with a card: all of it runs at toy size on the CPU, goes on where it was, and keeps to its
 seconds."""
 import csv
-import importlib.util
 import socket
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.io import savemat
+from scripts import script
 
 from dynaseg.many import fit_many, many_net
 from dynaseg.network import cnn_net
@@ -20,10 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="module")
 def gpu():
-    spec = importlib.util.spec_from_file_location("tools_gpu", ROOT / "tools" / "gpu.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("gpu")
 
 
 @pytest.fixture(scope="module")

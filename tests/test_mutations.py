@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from mutations import EDITS
+from edits import EDITS
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize("module", sorted({module for module, _, _ in EDITS}))
 def test_every_edit_can_be_made(module):
-    "Its text stands exactly once in the module. Where a line was rewritten, tests/mutations.py has to follow."
+    "Its text stands exactly once in the module. Where a line was rewritten, tests/edits.py has to follow."
     source = (ROOT / "dynaseg" / f"{module}.py").read_text(encoding="utf-8")
     assert [old for name, old, new in EDITS if name == module and (source.count(old) != 1 or old == new)] == []
 

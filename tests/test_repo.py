@@ -343,6 +343,12 @@ def test_every_module_can_be_reached_from_the_package():
     for name in (*ORDER, *BASE): assert inspect.ismodule(getattr(dynaseg, name)), name
 
 
+def test_no_two_scripts_share_a_name():
+    "Python finds one of two modules of a name: the wrong one, where the folder of the other comes first."
+    tests, tools = ({path.stem for path in (ROOT / folder).glob("*.py")} for folder in ("tests", "tools"))
+    assert not tests & tools
+
+
 def test_lines_are_plain():
     "ruff, with the selection in pyproject.toml, on the package, the tests, the tools and the notebooks' code."
     if importlib.util.find_spec("ruff") is None:

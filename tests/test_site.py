@@ -21,6 +21,7 @@ from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 
 import pytest
+from scripts import script
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
@@ -35,14 +36,6 @@ ENGINES = {
                    results="a.search-result-link"),
 }
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
-
-
-def tool(name):
-    "A script of tools/ as a module."
-    spec = importlib.util.spec_from_file_location(f"tools_{name}", ROOT / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def git_status():
@@ -173,7 +166,7 @@ def test_a_notebook_page_leads_to_colab_and_to_its_source(pages, engine, rel):
 
 @each_notebook
 def test_a_notebook_installs_the_package_in_colab_only(rel, monkeypatch):
-    colab = tool("colab")
+    colab = script("colab")
     nb = json.loads((NBS / rel).read_text(encoding="utf-8"))
     assert colab.has_cell(nb), "run tools/colab.py"
     installed = []
@@ -205,7 +198,7 @@ def test_definitions_have_signature_parameters_and_source(pages):
 def test_no_link_stands_in_code_as_text(pages):
     "nbdev links the names in the comments of a signature, and code is shown as it is."
     assert [rel for rel, page in pages.items() if re.search(r"\]\([^)\s]+\.html", page.text)] == []
-    assert (tool("pages").plain_code("[`a`](b.html)\n```python\nx: int, # [`a`](b.html) or `c`\n```\n[`a`](b.html)")
+    assert (script("pages").plain_code("[`a`](b.html)\n```python\nx: int, # [`a`](b.html) or `c`\n```\n[`a`](b.html)")
             == "[`a`](b.html)\n```python\nx: int, # `a` or `c`\n```\n[`a`](b.html)")
 
 
@@ -214,14 +207,14 @@ def test_a_named_tuple_shows_its_fields_and_a_command_its_help():
     source = "#| export\nclass Pair(NamedTuple):\n    'Two.'\n    a: int # the first\n    b: str = 'x' # the second\n"
     cell = SimpleNamespace(cell_type="code", source=source)
     seen = "### Pair\n\n```python\ndef Pair(\n    *args, **kwargs\n):\n```\n\n*Two.*"
-    assert tool("pages").with_fields(seen, [cell]) == seen.replace(
+    assert script("pages").with_fields(seen, [cell]) == seen.replace(
         "    *args, **kwargs", "    a:int, # the first\n    b:str='x', # the second")
-    assert tool("pages").with_fields(seen, []) == seen
+    assert script("pages").with_fields(seen, []) == seen
     command = "```python\ndef a_command(\n    x:Annotated, y:Annotated=1,\n    z:Annotated=2\n):\n```\nSee --x, `--y`."
     shown = "```python\ndef a_command(\n    ... # what --help shows\n):\n```\nSee `--x`, `--y`."
-    assert tool("pages").said(command) == shown
+    assert script("pages").said(command) == shown
     plain = "```python\ndef other(\n    x:Annotated\n):\n```\na-b -- c"
-    assert tool("pages").said(plain) == plain
+    assert script("pages").said(plain) == plain
 
 
 def test_folded_code_says_what_is_in_it(pages):
@@ -231,7 +224,7 @@ def test_folded_code_says_what_is_in_it(pages):
 
 
 def test_what_is_printed_in_columns_is_marked():
-    aligned = tool("finish").aligned
+    aligned = script("finish").aligned
     for kind in ("stdout", "stderr"):
         message = (f'<div class="cell-output cell-output-{kind}">\n<pre tabindex="0"><code>a long message</code></pre>'
                    '</div>')
@@ -270,7 +263,7 @@ def test_no_link_stands_in_a_link_as_text(pages):
     texts = {rel: re.sub(r"<(pre|code|script|style).*?</\1>", "", page.text, flags=re.DOTALL)
              for rel, page in pages.items()}
     assert [rel for rel, text in texts.items() if re.search(r"\]\([^)\s]*\)", text)] == []
-    pages = tool("pages")
+    pages = script("pages")
     assert pages.flat("[the [`f`](a.html) call](b.html#c), [`g`](d.html)") == "[the `f` call](b.html#c), [`g`](d.html)"
     assert pages.flat("[![alt](p.png)](a.html) x[0](y)") == "[![alt](p.png)](a.html) x[0](y)"
 
@@ -314,7 +307,7 @@ def test_every_tutorial_has_its_card(pages, site):
 def test_a_folder_that_is_not_a_site_is_not_replaced(tmp_path, monkeypatch, capsys):
     (tmp_path / "thesis.tex").write_text("years of work")
     monkeypatch.setattr(sys, "argv", ["site.py", "--out", str(tmp_path)])
-    with pytest.raises(SystemExit) as ended: tool("site").main()
+    with pytest.raises(SystemExit) as ended: script("site").main()
     assert ended.value.code == 2 and "expected a new folder" in capsys.readouterr().err
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
@@ -503,7 +496,7 @@ QUARTO = Path(__file__).resolve().parent / "quarto"
 def quartos(browser, tmp_path_factory):
     "Opens a page of Quarto's form, light or dark, with or without our stylesheet."
     folder = shutil.copytree(QUARTO, tmp_path_factory.mktemp("quarto") / "site")
-    tool("finish").finish(folder)
+    script("finish").finish(folder)
     shutil.copytree(NBS / "images", folder / "images")
     styles = (NBS / "styles.css").read_text(encoding="utf-8")
     contexts = []

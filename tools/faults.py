@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
-import faults  # noqa: E402
+import scenarios  # noqa: E402
 
 
 def rows_of(report):
@@ -23,8 +23,8 @@ def rows_of(report):
         wrong = next((case.find(tag).get("message") for tag in ("failure", "error", "skipped")
                       if case.find(tag) is not None), "")
         lost = int(case.find("failure") is not None or case.find("error") is not None)
-        yield dict(scenario=name, what=faults.what(getattr(faults, name)), tried=said.get("tried", lost),
-                   unit=faults.COUNTED[name], lost=lost,
+        yield dict(scenario=name, what=scenarios.what(getattr(scenarios, name)), tried=said.get("tried", lost),
+                   unit=scenarios.COUNTED[name], lost=lost,
                    remarks=said.get("remarks", wrong))
 
 

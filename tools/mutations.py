@@ -1,4 +1,4 @@
-"""Make the edits of tests/mutations.py in the package, one at a time, and see whether the tests of that module fail.
+"""Make the edits of tests/edits.py in the package, one at a time, and see whether the tests of that module fail.
 
     python tools/mutations.py                        # all of them, into nbs/results/mutations.csv
     python tools/mutations.py --sample 6 --out x.csv # six of them, drawn with --seed
@@ -21,7 +21,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
-from mutations import EDITS  # noqa: E402
+from edits import EDITS  # noqa: E402
 
 for name in ("hypothesis.extra.numpy", "matplotlib.pyplot", "skimage.color", "skimage.measure", "skimage.segmentation",
              "sklearn.cluster", "sklearn.metrics"):
@@ -39,7 +39,7 @@ def edited(folder, module, old, new):
     source = path.read_text(encoding="utf-8")
     if source.count(old) != 1:
         raise ValueError(f"{module}: {old!r} stands there {source.count(old)} times; expected 1. Edit "
-                         f"tests/mutations.py.")
+                         f"tests/edits.py.")
     path.write_text(source.replace(old, new), encoding="utf-8")
 
 

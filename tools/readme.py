@@ -9,12 +9,10 @@ import base64
 import difflib
 import re
 import sys
-from pathlib import Path
 
 from nbdev.config import get_config
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from pages import NBS, ROOT, process  # noqa: E402
+from pages import NBS, ROOT, process
 
 README = ROOT / "README.md"
 NOTE = "<!-- Made from nbs/index.ipynb by tools/readme.py: edit the notebook, not this file. -->"

@@ -23,9 +23,8 @@ from pathlib import Path
 from execnb.nbio import read_nb, write_nb
 from nbdev.doclinks import _nbpath2html
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from finish import finish  # noqa: E402
-from pages import NBS, ROOT, process  # noqa: E402
+from finish import finish
+from pages import NBS, ROOT, process
 
 SKIP = re.compile(r"^[._]")
 QUARTO_ONLY = ("image", "image-alt", "respect-user-color-scheme") # keys of _quarto.yml that smalldocs does not know
