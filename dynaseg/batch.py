@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ROW', 'OF_SHARING', 'MOST_IN_HAND', 'LABEL_SUFFIXES', 'NETWORK', 'MOST_TOGETHER', 'HOPELESS', 'NETWORK_CLAIM', 'SLOW',
-           'find_images', 'find_others', 'sha256', 'settings_hash', 'settings_text', 'differences', 'Manifest',
-           'Claims', 'read_ahead', 'in_hand', 'in_threads', 'raise_pixel_limit', 'out_of_memory', 'in_words', 'fitted',
-           'write_results', 'Sharing', 'draw', 'Fits', 'Summary', 'segment_folder']
+           'PATIENCE', 'find_images', 'find_others', 'sha256', 'settings_hash', 'settings_text', 'differences',
+           'Manifest', 'Claims', 'read_ahead', 'in_hand', 'in_threads', 'raise_pixel_limit', 'out_of_memory',
+           'in_words', 'fitted', 'write_results', 'Sharing', 'draw', 'Fits', 'Summary', 'segment_folder']
 
 # %% ../nbs/21_batch.ipynb #e1ebd02c
 import errno
@@ -930,8 +930,7 @@ class _Run:
         if _stands(future): return "kept" # without a claim: of thousands of finished images, claims take the most time
         if not self.claims.take(name):
             if not wait: return None
-            _say_waiting(name)
-            self.claims.take(name, wait=True)
+            _wait_for_claim(name, self.claims, self.job.stop)
         try:
             self.manifest.refresh()
             if self.settled(name) and not again:
@@ -969,24 +968,33 @@ class _Run:
 
 # %% ../nbs/21_batch.ipynb #1193a8a5
 SLOW = 60 # seconds, from where on a file that is still being read is named
+PATIENCE = 10 # seconds, for which another process may keep an image before this one says that it waits
 
-def _wait_for(name, future, stop):
-    "Until an image has been read. Says so where that takes long; raises `KeyboardInterrupt` once the run is to end."
+def _until(done, stop, patience, words):
+    "Until `done()`. Warns in these words where that takes long; raises `KeyboardInterrupt` once the run is to end."
     start = time.monotonic()
     told = False
-    while not wait_for([future], timeout=0.2).done:
+    while not done():
         if stop.is_set(): raise KeyboardInterrupt
-        if told or time.monotonic() - start < SLOW: continue
-        warn(f"{name}: it has been read for {SLOW} seconds now, and the run waits for it. To do the others without it, "
-             "end the run (Ctrl-C), move the file away, and start again: what is finished is kept.")
+        if told or time.monotonic() - start < patience: continue
+        warn(words)
         told = True
 
-def _say_waiting(name):
-    "Warns that another process has to finish first, which may have been stopped."
+def _wait_for(name, future, stop):
+    "Until an image has been read."
+    def read(): return wait_for([future], timeout=0.2).done
+    _until(read, stop, SLOW, f"{name}: it has been read for {SLOW} seconds now, and the run waits for it. To do the "
+           "others without it, end the run (Ctrl-C), move the file away, and start again: what is finished is kept.")
+
+def _wait_for_claim(name, claims, stop):
+    "Until the image is ours. The other process may have been stopped, and then it takes for ever: so it is named."
+    def ours():
+        if claims.take(name): return True
+        time.sleep(0.2)
+        return False
     rank, _ = _world()
-    if rank > 0: return
-    warn(f"{name}: another process is at work on it; this run waits. If that process was stopped (kill "
-         "-STOP, Ctrl-Z), let it go on or end it.")
+    _until(ours, stop, PATIENCE if rank == 0 else np.inf, f"{name}: another process is at work on it; this run waits. "
+           "If that process was stopped (kill -STOP, Ctrl-Z), let it go on or end it.")
 
 # %% ../nbs/21_batch.ipynb #75d0d763
 def _worker(rank, world, pipe, job, names, allow_pixels):

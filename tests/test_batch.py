@@ -451,9 +451,12 @@ def test_a_share_first_then_what_others_left(photos, out, quick, monkeypatch):
 
 
 @locks
+@pytest.mark.parametrize("patience", [10, 0.3])
 @pytest.mark.parametrize("dies", [False, True], ids=["done elsewhere", "dies elsewhere"])
-def test_what_another_process_has_in_hand_is_waited_for(photos, out, quick, elsewhere, dies):
-    "Its image is done when the run ends: by it, or by us if it died."
+def test_what_another_process_has_in_hand_is_waited_for(photos, out, quick, elsewhere, monkeypatch, recwarn, dies,
+                                                        patience):
+    "Its image is done when the run ends: by it, or by us if it died. A wait that takes long has its reason named, once."
+    monkeypatch.setattr(batch, "PATIENCE", patience)
     segment_folder(photos, out, "2.png", **quick)
     key = Manifest(out).rows["2.png"]["settings"]
     process, pipe = elsewhere(f"c.enter({key!r}); say(c.take('1.png')); hear()", out / ".dynaseg" / "lock")
@@ -463,6 +466,8 @@ def test_what_another_process_has_in_hand_is_waited_for(photos, out, quick, else
         process.kill()
     threading.Timer(1, end).start()
     assert counts(segment_folder(photos, out, "?.png", **quick)) == ((1, 1, 0) if dies else (0, 2, 0))
+    said = [str(w.message) for w in recwarn if "another process is at work" in str(w.message)]
+    assert [words.partition(":")[0] for words in said] == (["1.png"] if patience < 1 else [])
 
 
 @pytest.mark.parametrize("workers", [0, -1, 1.5, "2"])
