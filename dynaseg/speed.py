@@ -188,8 +188,10 @@ def alone(
     *args, # of f
     **named, # of f
 ):
-    "What f returns, from a new process."
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    "What f returns, from a new process. Where processes can be forked, its module is imported once for all of them."
+    context = get_context("forkserver" if os.name == "posix" else "spawn")
+    if os.name == "posix": context.set_forkserver_preload([f.__module__])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(f, *args, **named).result()
 
 # %% ../nbs/24_speed.ipynb #32c0a5d2
@@ -228,6 +230,7 @@ SIZES = (0.1, 0.4, 1.6, 4, 12, 16, 100) # megapixels of the photos that `measure
 def measure(
     sizes: tuple[float, ...] = SIZES, # megapixels
     megapixels: float = 0.154, # of the picture whose updates are timed
+    times: int = 3, # how often a photo and a start are measured: the median of the photos and the quickest start count
     **net, # M, p, q of its net; the paper preset's if not given
 ) -> Iterator[dict]: # what, size, value, unit
     "Measures every figure of the page, each in a process of its own."
@@ -238,9 +241,9 @@ def measure(
     for what, rate in alone(throughputs, megapixels, net.get("p", 100)).items():
         yield _row(what, megapixels, rate, "GFLOP/s")
     for preset, autocast in product(("clusters", "segments"), (False, True)):
-        seconds, _ = alone(photo_cost, megapixels, preset, 3, autocast=autocast)
+        seconds, _ = alone(photo_cost, megapixels, preset, times, autocast=autocast)
         yield _row(preset + ", bfloat16" * autocast, megapixels, seconds, "s a photo")
-    for what, seconds in start_seconds().items(): yield _row(what, "", seconds, "s")
+    for what, seconds in start_seconds(times).items(): yield _row(what, "", seconds, "s")
     for size in sizes:
         seconds, gigabytes = alone(photo_cost, size)
         yield _row("one photo", size, seconds, "s")
