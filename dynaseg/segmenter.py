@@ -43,7 +43,7 @@ from .images import (InputError, check_reading, filled, pages as all_pages, read
 from .labels import area_ranks, as_rgb, by_area, overlay, regions, writing
 from .matching import match_labels
 from .network import labels_at, over_valid
-from .merging import MergeTree, means, resized, shrunk
+from .merging import MergeTree, shrunk
 from .pretrained import check_features, response_net
 from .silhouette import silhouette_phase
 from .weighting import DEFAULT_MU, weighting
@@ -1111,15 +1111,14 @@ def maps_of(
 def _scribbled(hierarchy, scribbles, only, valid):
     """The labels of a fit with scribbles, as keywords of a `Segmentation`: their numbers, then further clusters by
     falling area."""
-    if only: labels = hierarchy.seeded(scribbles.marks) - 1
+    if only: labels = hierarchy.seeded(scribbles.marks, learnt=True) - 1
     else: labels = _voted(hierarchy, scribbles)
     labels = _named(labels, scribbles.names)
     return {"labels": labels if valid is None else np.where(valid, labels, -1), "of_patch": None}
 
 def _voted(hierarchy, scribbles):
     "(H, W) int64: for each patch the output with the largest mean softmax, for each marked pixel its own."
-    shares = means(hierarchy.patches, resized(hierarchy.soft, hierarchy.patches.shape))
-    labels = hierarchy.at_pixels(shares.argmax(1))
+    labels = hierarchy.at_pixels(hierarchy.mixture.argmax(1))
     return np.where(scribbles.marks > 0, scribbles.marks - 1, labels)
 
 def _named(labels, names):

@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skimage.measure import label
 
-from dynaseg.granularity import MOST_JOINED, Hierarchy, contour_map, enlarged, joined, joining_levels, seeded_cut
+from dynaseg.granularity import (
+    MOST_JOINED,
+    Hierarchy,
+    contour_map,
+    enlarged,
+    joined,
+    joining_levels,
+    seeded_cut,
+    seeded_merge,
+)
 from dynaseg.images import InputError
 from dynaseg.merging import MergeTree, basins, cut, merge_order, perceived, region_graph
 
@@ -81,6 +90,75 @@ def test_seeds_of_two_colours_never_meet(seed, n, colours):
 
 def test_without_a_mark_there_is_nothing_to_cut():
     with pytest.raises(InputError, match="No pixel is marked"): seeded_cut(random_tree(0, 3), np.zeros(3, int))
+    with pytest.raises(InputError, match="No pixel is marked"): seeded_merge(stripes([0, 1, 2])[0], np.zeros(3, int))
+
+
+def stripes(tones):
+    "The graph of stripes four pixels wide, one for each tone, and the map of their ids."
+    patches = np.arange(len(tones)).repeat(4)[None].repeat(6, 0)
+    return region_graph(patches, np.float32(tones)[patches][..., None]), patches
+
+
+def grains(seed, h=7, w=9):
+    "The graph of a noisy picture whose patches are its pixels."
+    colours = np.random.default_rng(seed).random((h, w, 3)).astype(np.float32)
+    return region_graph(np.arange(h * w).reshape(h, w), colours, colours / colours.sum(-1, keepdims=True)), (h, w)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 4), st.booleans(), st.sampled_from([1e-9, 0.01, 0.3, 1]))
+def test_merged_anew_each_part_grows_from_a_mark_of_its_colour(seed, colours, knows, share):
+    graph, (h, w) = grains(seed)
+    rng = np.random.default_rng(seed)
+    marks = rng.integers(1, colours + 1, h * w) * (rng.random(h * w) < 0.1)
+    marks[rng.integers(h * w)] = 1
+    given_marks, likely = marks.copy(), rng.dirichlet(np.ones(colours), h * w) if knows else None
+    found = seeded_merge(graph, marks, likely, share)
+    np.testing.assert_array_equal(marks, given_marks)
+    np.testing.assert_array_equal(found[marks > 0], marks[marks > 0])
+    parts = label(found.reshape(h, w), connectivity=1)
+    assert found.min() > 0 and set(parts.ravel()) == set(parts.ravel()[marks > 0])
+
+
+def test_merged_anew_the_strongest_border_parts_two_colours():
+    "By hand: the tones leave no doubt, whatever the colours are called."
+    for marks, wanted in (([1, 0, 0, 0, 2], [1, 1, 1, 2, 2]), ([2, 0, 0, 0, 1], [2, 2, 2, 1, 1]),
+                          ([1, 0, 2, 0, 3], [1, 1, 2, 3, 3]), ([0, 4, 0, 0, 0], [4] * 5)):
+        assert seeded_merge(stripes([0, 0.1, 0.2, 1.2, 1.3])[0], np.array(marks)).tolist() == wanted
+
+
+@pytest.mark.parametrize("tone", [0.95, 1, 1.05])
+def test_what_the_network_has_learnt_decides_where_borders_are_alike(tone):
+    "The middle stripe is a little nearer to one side; how likely the colours are counts more."
+    graph, ends = stripes([0, tone, 2])[0], np.array([1, 0, 2])
+    for sure in (1, 2):
+        likely = np.eye(2)[[0, sure - 1, 1]]
+        assert seeded_merge(graph, ends, likely).tolist() == [1, sure, 2]
+    unsure = seeded_merge(graph, ends, np.full((3, 2), 0.5)).tolist()
+    assert unsure == seeded_merge(graph, ends).tolist()
+    if tone != 1: assert unsure[1] == (1 if tone < 1 else 2)
+
+
+def test_merged_anew_a_region_counts_as_it_is_then():
+    """The cut of the finished tree may follow merges that the colours forbid; then the two differ. On random pictures
+    they differ somewhere, and mostly agree."""
+    agree = []
+    for seed in range(20):
+        graph, (h, w) = grains(seed)
+        marks = np.zeros(h * w, int)
+        marks[0], marks[-1] = 1, 2
+        agree.append((seeded_merge(graph, marks) == seeded_cut(merge_order(graph), marks)).mean())
+    assert min(agree) < 1 and np.mean(agree) > 0.5
+
+
+def test_an_island_without_a_scribble_gets_a_colour_too():
+    image = np.random.default_rng(0).random((24, 30, 3)).astype(np.float32)
+    valid = np.ones((24, 30), bool)
+    valid[:, 14:16] = False
+    hierarchy = Hierarchy(image, np.full((24, 30, 2), 0.5, np.float32), valid)
+    strokes = np.zeros((24, 30), int)
+    strokes[3, 2:9], strokes[20, 2:9] = 1, 2
+    found = hierarchy.seeded(strokes, learnt=True)
+    assert set(np.unique(found[:, :14])) == {1, 2} and set(np.unique(found[:, 16:])) <= {1, 2}
 
 
 def slow_ward(sizes, features, n):
