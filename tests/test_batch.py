@@ -455,7 +455,7 @@ def test_a_share_first_then_what_others_left(photos, out, quick, monkeypatch):
 @pytest.mark.parametrize("dies", [False, True], ids=["done elsewhere", "dies elsewhere"])
 def test_what_another_process_has_in_hand_is_waited_for(photos, out, quick, elsewhere, monkeypatch, recwarn, dies,
                                                         patience):
-    "Its image is done when the run ends: by it, or by us if it died. A wait that takes long has its reason named, once."
+    "Its image is done when the run ends: by it, or by us if it died. A long wait has its reason named, once."
     monkeypatch.setattr(batch, "PATIENCE", patience)
     segment_folder(photos, out, "2.png", **quick)
     key = Manifest(out).rows["2.png"]["settings"]
