@@ -36,7 +36,7 @@ def pytest_configure(config):
 
 
 PROJECT = ("test_finish", "test_faults", "test_jupyter", "test_mutations", "test_notebooks", "test_package",
-           "test_repo", "test_site", "test_workflows")
+           "test_repo", "test_site", "test_tutorials", "test_workflows")
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -45,7 +45,8 @@ def pytest_ignore_collect(collection_path, config):
 
 
 # what takes long comes first: at the end one process would wait for the other
-FIRST = ("test_notebooks", "test_mutations", "test_site", "test_faults", "test_jupyter", "test_package")
+FIRST = ("test_notebooks", "test_tutorials", "test_site", "test_faults", "test_mutations", "test_jupyter",
+         "test_package")
 
 
 def pytest_collection_modifyitems(items):

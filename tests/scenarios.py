@@ -48,14 +48,14 @@ def options(settings):
 
 # --- photos, runs and what they leave
 
-def album(folder, n, seed=0, block=16):
-    "n small photos of coloured blocks of that many pixels, every third one in a folder below."
+def album(folder, n, seed=0, block=16, noise=30):
+    "n small photos of coloured blocks of that many pixels, with `noise` grey levels, every third in a folder below."
     rng = np.random.default_rng(seed)
     for i in range(n):
         path, (h, w) = folder / ("below" if i % 3 == 2 else "") / f"{i:03}.png", ((3, 4), (4, 3), (5, 6))[i % 3]
         path.parent.mkdir(parents=True, exist_ok=True)
         blocks = np.kron(rng.integers(0, 255, (h, w, 3)), np.ones((block, block, 1)))
-        Image.fromarray((blocks + rng.integers(0, 30, blocks.shape)).clip(0, 255).astype(np.uint8)).save(path)
+        Image.fromarray((blocks + rng.integers(0, noise, blocks.shape)).clip(0, 255).astype(np.uint8)).save(path)
     return folder
 
 
@@ -714,11 +714,11 @@ def growth(taken):
     return float(np.median(late[WINDOW:] - late[:-WINDOW])) / (WINDOW * EVERY)
 
 
-def memory(times=500, seed=0, leak=0):
+def memory(times=500, seed=0, leak=0, block=64, noise=30):
     "the memory of a run does not grow with the number of images"
     if not Path("/proc/self/status").exists(): raise CannotTry("no /proc to read the memory from")
     with tempfile.TemporaryDirectory() as home:
-        source = album(Path(home) / "in", times, seed, block=64)  # about 1 MB each, once read
+        source = album(Path(home) / "in", times, seed, block, noise)  # about 1 MB each, once read
         taken = told(source, Path(home) / "out", leak, target=watched)
     n = len(taken)
     early, late = np.median(taken[n // 5: n // 3]), np.median(taken[-n // 5:])

@@ -63,15 +63,16 @@ def bsd(tmp_path):
 
 
 QUICK = dict(T=2, p=4, q=4, progress=False)
+FAST = QUICK | dict(min_labels=2)  # without the silhouette phase, which takes most of such a fit
 
 
 def test_every_method_gives_a_row_for_every_image_and_seed(bsd, tmp_path):
-    rows = evaluate(bsd, seeds=(0, 1), out=tmp_path / "r.csv", **QUICK)
+    rows = evaluate(bsd, seeds=(0, 1), out=tmp_path / "r.csv", **FAST)
     random = {*METHODS, *VARIANTS} - set(SEEDLESS)
     expected = {*product(random, bsd.names, (0, 1)), *product(SEEDLESS, bsd.names, (0,))}
     assert {(r["method"], r["image"], r["seed"]) for r in rows} == expected and len(rows) == len(expected)
     assert not any(r["error"] for r in rows)
-    assert {r["settings"] for r in rows if r["method"] in VARIANTS} == {"p=4 q=4 T=2"}
+    assert {r["settings"] for r in rows if r["method"] in VARIANTS} == {"min_labels=2 p=4 q=4 T=2"}
     assert {r["settings"] for r in rows if r["method"] in METHODS} == {None}
     assert len({r["fingerprint"] for r in rows if r["method"] in VARIANTS}) == len(VARIANTS)
     assert all(r["seconds"] >= 0 and r["n_labels"] >= 1 for r in rows)
@@ -169,9 +170,9 @@ def test_batches_change_seconds_and_memory_alone(bsd, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "segment_many", lambda images, **named: sizes.append(len(images))
                         or many(images, **named))
     def rows(batch, methods=("fsf", "blank", "ours")):
-        found = evaluate(bsd, methods, seeds=(0, 1), out=tmp_path / f"{batch}.csv", batch=batch, **QUICK)
+        found = evaluate(bsd, methods, seeds=(0, 1), out=tmp_path / f"{batch}.csv", batch=batch, **FAST)
         return [r | {"seconds": None, "mb": None} for r in found], found
-    evaluate(bsd, ["fsf"], out=tmp_path / "2.csv", **QUICK)
+    evaluate(bsd, ["fsf"], out=tmp_path / "2.csv", **FAST)
     (alone, _), (together, found) = rows(1), rows(2)
     assert sorted(map(str, together)) == sorted(map(str, alone)) and sizes == [3, 3, 3]  # one was there already
     assert all(r["seconds"] > 0 for r in found if r["method"] in VARIANTS)
