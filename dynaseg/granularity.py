@@ -198,8 +198,9 @@ class _MarkedRegions(_Regions):
         self.colours = colours
         self.likely = None # whitening looks at the photo alone
         super().__init__(graph)
-        if likely is not None: self.likely = likely * graph.sizes[:, None]
-        self.cost = self.kappa(self.ends, self.border)
+        if likely is not None:
+            self.likely = likely * graph.sizes[:, None]
+            self.cost = self.kappa(self.ends, self.border)
         self._leave_out()
 
     def kappa(self, ends, border):
@@ -222,7 +223,10 @@ class _MarkedRegions(_Regions):
     def _leave_out(self):
         one, other = self.colours[self.ends].T
         kept = (one == 0) | (other == 0) | (one == other)
-        for name in ("ends", "border", "cost", "origin"): setattr(self, name, getattr(self, name)[kept])
+        self.ends = self.ends[kept]
+        self.border = self.border[kept]
+        self.cost = self.cost[kept]
+        self.origin = self.origin[kept]
 
 # %% ../nbs/10_granularity.ipynb #3a18fe48
 def seeded_merge(
