@@ -13,21 +13,8 @@ from functools import cached_property
 import numpy as np
 
 from .images import InputError, filled, valid_at, warn
-from dynaseg.merging import (
-    TINY,
-    MergeTree,
-    RegionGraph,
-    _cheapest,
-    _Regions,
-    basins,
-    cut,
-    means,
-    merge_order,
-    perceived,
-    region_graph,
-    resized,
-    shrunk,
-)
+from .merging import (TINY, MergeTree, RegionGraph, _cheapest, _Regions, basins, cut, means, merge_order,
+                             perceived, region_graph, resized, shrunk)
 from .docstrings import document
 
 # %% ../nbs/10_granularity.ipynb #cde0a6e1
