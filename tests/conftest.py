@@ -45,8 +45,8 @@ def pytest_ignore_collect(collection_path, config):
 
 
 # what takes long comes first: at the end one process would wait for the other
-FIRST = ("test_notebooks", "test_tutorials", "test_site", "test_faults", "test_mutations", "test_jupyter",
-         "test_package")
+FIRST = ("test_notebooks", "test_site", "test_faults", "test_tutorials", "test_cli", "test_batch", "test_jupyter",
+         "test_pretrained", "test_benchmark", "test_segmenter", "test_package", "test_mutations")
 
 
 def pytest_collection_modifyitems(items):

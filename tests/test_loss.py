@@ -240,7 +240,8 @@ def test_both_terms_by_hand_with_a_pixel_left_out():
     sim, con, gradient = loss_gradient(r, r.argmax(0), 5.0, valid=valid)
     assert math.isclose(sim.item(), (math.log(2) + math.log(4 / 3)) / 2, rel_tol=1e-6) and con == 0
     torch.testing.assert_close(gradient[:, 0], torch.tensor([[-0.25, 0, -0.125], [0.25, 0, 0.125]]))
-    assert similarity(r[None], valid) == sim and continuity(r[None], valid) == 0
+    torch.testing.assert_close(similarity(r[None], valid), sim) # another order of sums: the last bit may differ
+    assert continuity(r[None], valid) == 0
 
 
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 99))
