@@ -309,10 +309,9 @@ class Claims:
 
     def take(self,
         name: str, # of an image
-        wait: bool = False, # until whoever has it gives it back
     ) -> bool:
         "Claims an image; False if another process has it."
-        return self._lock(LOCK_EX if wait else LOCK_EX | LOCK_NB, self._byte(name))
+        return self._lock(LOCK_EX | LOCK_NB, self._byte(name))
 
     def give(self,
         name: str, # of an image that was taken
@@ -915,7 +914,7 @@ class _Run:
     def share(self):
         "Makes sure that there is a network: one process fits it, the others wait."
         if self.job.network is not None: return
-        self.claims.take(NETWORK_CLAIM, wait=True)
+        _wait_for_claim(NETWORK_CLAIM, NETWORK, self.claims, self.job.stop)
         try:
             if not _take_network(self.job): _fit_network(self.job, self.names)
         finally: self.claims.give(NETWORK_CLAIM)
@@ -930,7 +929,7 @@ class _Run:
         if _stands(future): return "kept" # without a claim: of thousands of finished images, claims take the most time
         if not self.claims.take(name):
             if not wait: return None
-            _wait_for_claim(name, self.claims, self.job.stop)
+            _wait_for_claim(name, name, self.claims, self.job.stop)
         try:
             self.manifest.refresh()
             if self.settled(name) and not again:
@@ -986,10 +985,10 @@ def _wait_for(name, future, stop):
     _until(read, stop, SLOW, f"{name}: it has been read for {SLOW} seconds now, and the run waits for it. To do the "
            "others without it, end the run (Ctrl-C), move the file away, and start again: what is finished is kept.")
 
-def _wait_for_claim(name, claims, stop):
-    "Until the image is ours. The other process may have been stopped, and then it takes for ever: so it is named."
+def _wait_for_claim(claim, name, claims, stop):
+    "Until the claim is ours. The other process may have been stopped, and then it takes for ever: so it is named."
     def ours():
-        if claims.take(name): return True
+        if claims.take(claim): return True
         time.sleep(0.2)
         return False
     rank, _ = _world()

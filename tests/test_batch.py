@@ -397,8 +397,9 @@ def test_an_image_is_claimed_by_one_process_until_it_gives_it_back_or_dies(tmp_p
     process, pipe = elsewhere("say([c.take('a'), c.take('b')]); hear()")
     assert pipe.recv() == [True, True]
     assert not claims.take("a") and claims.take("c") and claims.take("-\n\udcff")
-    threading.Timer(0.5, process.kill).start()
-    assert claims.take("a", wait=True) and claims.take("b")
+    process.kill()
+    process.join()
+    assert claims.take("a") and claims.take("b")
     claims.give("a")
     claims.close()
 
@@ -1229,6 +1230,19 @@ def test_the_sample_is_drawn_with_the_seed(photos, out, alike, tmp_path):
         segment_folder(photos, tmp_path / str(i), sample=sample, seed=seed, **alike)
         digests.append(SharedNetwork.load(tmp_path / str(i) / "network.npz").digest)
     assert digests[0] == digests[1] and len(set(digests)) == 3
+
+
+@locks
+def test_a_network_that_another_process_fits_is_waited_for(photos, out, alike, elsewhere, monkeypatch, recwarn):
+    "If that process dies, the network is fitted here. A long wait has its reason named, once."
+    monkeypatch.setattr(batch, "PATIENCE", 0.3)
+    (out / ".dynaseg").mkdir(parents=True)
+    process, pipe = elsewhere(f"say(c.take({batch.NETWORK_CLAIM!r})); hear()", out / ".dynaseg" / "lock")
+    assert pipe.recv()
+    threading.Timer(1, process.kill).start()
+    assert counts(segment_folder(photos, out, **alike)) == (4, 0, 0)
+    said = [str(w.message) for w in recwarn if "another process is at work" in str(w.message)]
+    assert [words.partition(":")[0] for words in said] == ["network.npz"]
 
 
 def test_another_network_is_refused_and_replaced_by_force(photos, out, alike, quick):

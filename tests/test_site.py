@@ -202,7 +202,7 @@ def test_no_link_stands_in_code_as_text(pages):
             == "[`a`](b.html)\n```python\nx: int, # `a` or `c`\n```\n[`a`](b.html)")
 
 
-def test_a_named_tuple_shows_its_fields_and_a_command_its_help():
+def test_a_named_tuple_shows_its_fields_a_class_what_it_extends_and_a_command_its_help():
     from types import SimpleNamespace
     source = "#| export\nclass Pair(NamedTuple):\n    'Two.'\n    a: int # the first\n    b: str = 'x' # the second\n"
     cell = SimpleNamespace(cell_type="code", source=source)
@@ -210,6 +210,9 @@ def test_a_named_tuple_shows_its_fields_and_a_command_its_help():
     assert script("pages").with_fields(seen, [cell]) == seen.replace(
         "    *args, **kwargs", "    a:int, # the first\n    b:str='x', # the second")
     assert script("pages").with_fields(seen, []) == seen
+    error = SimpleNamespace(cell_type="code", source="#| export\nclass Pair(KeyError, OSError):\n    'Two.'\n")
+    extended = "### Pair\n\n```python\nclass Pair(KeyError, OSError):\n```\n\n*Two.*"
+    assert script("pages").with_fields(seen, [error]) == extended
     command = "```python\ndef a_command(\n    x:Annotated, y:Annotated=1,\n    z:Annotated=2\n):\n```\nSee --x, `--y`."
     shown = "```python\ndef a_command(\n    ... # what --help shows\n):\n```\nSee `--x`, `--y`."
     assert script("pages").said(command) == shown

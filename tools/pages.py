@@ -153,11 +153,14 @@ class Relink(Processor):
 
 
 def with_fields(text, cells):
-    "The Markdown with the fields of a named tuple in its signature; nbdev sees none."
+    "The Markdown with the fields of a named tuple in its signature, which nbdev lacks; of others, what they extend."
     def signature(found):
         name = found[1]
+        sources = [c.source for c in cells if c.cell_type == "code"]
+        extends = (re.search(rf"^class {name}\((?!NamedTuple).+\):", source, re.M) for source in sources)
+        if head := next(filter(None, extends), None): return head[0]
         defined = rf"^class {name}\(NamedTuple\)"
-        source = next((c.source for c in cells if c.cell_type == "code" and re.search(defined, c.source, re.M)), None)
+        source = next((source for source in sources if re.search(defined, source, re.M)), None)
         if source is None: return found[0]
         return "\n".join([f"def {name}(", *map(field, parameters(source)[name][0]), "):"])
 
