@@ -2,6 +2,7 @@
 from collections import OrderedDict, namedtuple
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from dynaseg.benchmark import read_rows
 from dynaseg.extractors import (COMPONENTS, MOST_PLACES, AtScales, FeatureMap, Frozen, channels_of, known_maps,
                                 known_to, levels_of)
 from dynaseg.fit import fit
+from dynaseg.hierarchies import TREE_LEVELS
 from dynaseg.images import InputError
 from dynaseg.pretrained import check_features, response_net
 from dynaseg.weighting import fsf
@@ -412,3 +414,16 @@ def test_the_tutorials_results_are_of_its_extractors_and_photos(tutorial):
         assert sorted(mine) == sorted((photo, seed) for photo in names["PHOTOS"] for seed in seeds) and seeds, name
     assert {row["method"] for row in rows} <= {*names["EXTRACTORS"], *names["WAYS"], *names["SIZES"],
                                                *names["IMAGENET"]}
+
+
+def test_trees_with_what_an_extractor_knows_are_scored_level_by_level(tutorial, photo, tmp_path, monkeypatch):
+    tool, names = tutorial
+    record = SimpleNamespace(name="made", image=photo / np.float32(255), ground_truths=[photo[..., 0] > 150])
+    monkeypatch.setenv("DYNASEG_DATA", str(tmp_path))
+    monkeypatch.setattr(tool, "BSD500", lambda *_, **how: [record])
+    settings = {name: how | dict(T=1, max_pixels=0) for name, how in names["KNOWING"].items()}
+    tool.levels(settings, [0, 1], SimpleNamespace(photos=None, out=tmp_path / "levels.csv"))
+    rows = read_rows(tmp_path / "levels.csv")
+    assert len(rows) == 2 * len(settings) * len(TREE_LEVELS) and not any(row["error"] for row in rows)
+    assert {row["covering_count"] for row in rows} == {photo.shape[0] * photo.shape[1]}
+    assert all(row["recall_count"] > 0 for row in rows)

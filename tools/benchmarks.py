@@ -61,9 +61,10 @@ def steps():
     return {
         "bsd500-val": peers("bsd500 --split val"),
         "voc2012-val": peers("voc2012 --split val"),
-        "bsd500-val-levels": ["bsd500 --split val --measures region --methods 'ours,no network' --seeds 0,1,2"],
+        "bsd500-val-levels": ["bsd500 --split val --measures region,boundary --methods 'ours,no network' "
+                              "--seeds 0,1,2"],
         "bsd500-train-levels": ["bsd500 --split train --measures region --methods 'ours,no network'"],
-        "bsd500-val-levels-peers": ["bsd500 --split val --measures region --methods "
+        "bsd500-val-levels-peers": ["bsd500 --split val --measures region,boundary --methods "
                                     "'felzenszwalb,slic,quickshift,normalised cuts'"],
         "voc2012-hungarian": ["voc2012 --split val --protocol 'per-image Hungarian' --methods felzenszwalb,ours"],
         "bsd500-train": all_presets("bsd500 --split train", "felzenszwalb,ours"),
@@ -128,6 +129,7 @@ def commands():
     return {"speed": ["python -m dynaseg.speed nbs/results/speed.csv"],
             "guide": ["python tools/guide.py"],
             "sequence": ["python tools/sequence.py nbs/results/sequence.csv"],
+            "bsd500-val-levels-extractors": ["python tools/extractors.py --levels --seeds 0"],
             **{name: [f"python tools/benchmarks.py {name}"] for name in GRIDS},
             **{name: [evaluate.format(arguments, name) for arguments in lines] for name, lines in steps().items()}}
 
