@@ -914,7 +914,7 @@ class _Run:
     def share(self):
         "Makes sure that there is a network: one process fits it, the others wait."
         if self.job.network is not None: return
-        _wait_for_claim(NETWORK_CLAIM, NETWORK, self.claims, self.job.stop)
+        _wait_for_claim(NETWORK_CLAIM, self.claims, self.job.stop, NETWORK)
         try:
             if not _take_network(self.job): _fit_network(self.job, self.names)
         finally: self.claims.give(NETWORK_CLAIM)
@@ -929,7 +929,7 @@ class _Run:
         if _stands(future): return "kept" # without a claim: of thousands of finished images, claims take the most time
         if not self.claims.take(name):
             if not wait: return None
-            _wait_for_claim(name, name, self.claims, self.job.stop)
+            _wait_for_claim(name, self.claims, self.job.stop)
         try:
             self.manifest.refresh()
             if self.settled(name) and not again:
@@ -985,14 +985,14 @@ def _wait_for(name, future, stop):
     _until(read, stop, SLOW, f"{name}: it has been read for {SLOW} seconds now, and the run waits for it. To do the "
            "others without it, end the run (Ctrl-C), move the file away, and start again: what is finished is kept.")
 
-def _wait_for_claim(claim, name, claims, stop):
+def _wait_for_claim(claim, claims, stop, name=None):
     "Until the claim is ours. The other process may have been stopped, and then it takes for ever: so it is named."
     def ours():
         if claims.take(claim): return True
         time.sleep(0.2)
         return False
     rank, _ = _world()
-    _until(ours, stop, PATIENCE if rank == 0 else np.inf, f"{name}: another process is at work on it; this run waits. "
+    _until(ours, stop, PATIENCE if rank == 0 else np.inf, f"{name or claim}: another process is at work on it; this run waits. "
            "If that process was stopped (kill -STOP, Ctrl-Z), let it go on or end it.")
 
 # %% ../nbs/21_batch.ipynb #75d0d763

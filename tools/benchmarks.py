@@ -57,6 +57,7 @@ def steps():
     def peers(arguments):
         return [*all_presets(f"{arguments} --seeds 0,1,2", "kmeans,slic,felzenszwalb,ours"),
                 f"{arguments} --seeds 0,1,2 --methods dfc,fsf,scf"]
+    hierarchies = "'felzenszwalb,slic,quickshift,normalised cuts'"
     taken_apart = "bsd500 --split train --subset 20 --methods ours"
     return {
         "bsd500-val": peers("bsd500 --split val"),
@@ -64,8 +65,9 @@ def steps():
         "bsd500-val-levels": ["bsd500 --split val --measures region,boundary --methods 'ours,no network' "
                               "--seeds 0,1,2"],
         "bsd500-train-levels": ["bsd500 --split train --measures region --methods 'ours,no network'"],
-        "bsd500-val-levels-peers": ["bsd500 --split val --measures region,boundary --methods "
-                                    "'felzenszwalb,slic,quickshift,normalised cuts'"],
+        "bsd500-val-levels-peers": [f"bsd500 --split val --measures region,boundary --methods {hierarchies} "
+                                    "--seeds 0,1,2"],
+        "bsd500-train-levels-peers": [f"bsd500 --split train --measures region --methods {hierarchies}"],
         "voc2012-hungarian": ["voc2012 --split val --protocol 'per-image Hungarian' --methods felzenszwalb,ours"],
         "bsd500-train": all_presets("bsd500 --split train", "felzenszwalb,ours"),
         **{name: [f"{taken_apart}{f' --preset {preset}' * (preset != 'clusters')} {more}" for more in lines]

@@ -7,6 +7,7 @@ notebook gives.
 import argparse
 import base64
 import difflib
+import os
 import re
 import sys
 
@@ -83,6 +84,7 @@ def main():
     parser.add_argument("--check", action="store_true",
                         help="change nothing; exit 1 with a diff where README.md does not match")
     check = parser.parse_args().check
+    os.chdir(ROOT) # nbdev looks for settings.ini from here
     text, pictures = readme()
     if not check:
         README.write_text(text, encoding="utf-8")
