@@ -993,7 +993,8 @@ def _wait_for_claim(claim, claims, stop, name=None):
         return False
     rank, _ = _world()
     _until(ours, stop, PATIENCE if rank == 0 else np.inf,
-           f"{name or claim}: another process is at work on it; this run waits. If that process was stopped (kill -STOP, Ctrl-Z), let it go on or end it.")
+           f"{name or claim}: another process is at work on it; this run waits. "
+           "If that process was stopped (kill -STOP, Ctrl-Z), let it go on or end it.")
 
 # %% ../nbs/21_batch.ipynb #75d0d763
 def _worker(rank, world, pipe, job, names, allow_pixels):
